@@ -1,0 +1,1 @@
+//! Disks as streams of extents: NBD, VHD, raw and qcow2.

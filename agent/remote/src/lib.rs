@@ -1,0 +1,1 @@
+//! Remotes: where backups live, and how something is published there once.

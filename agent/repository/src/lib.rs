@@ -1,0 +1,1 @@
+//! The repository on a remote, in restic format version 2.

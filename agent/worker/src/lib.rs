@@ -1,0 +1,1 @@
+//! The data plane: carries leased tasks out, step by step.

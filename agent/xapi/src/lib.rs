@@ -1,0 +1,1 @@
+//! A client of XAPI: sessions, calls, events, tasks, and the HTTP transfers.

@@ -1,0 +1,1 @@
+//! What every program needs at its edge: configuration, telemetry, retry policies, shutdown.

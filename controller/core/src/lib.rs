@@ -1,0 +1,1 @@
+//! The control plane's decisions as pure functions of state and time.

@@ -1,0 +1,1 @@
+//! The control plane: gRPC services and the loops that carry decisions out.

@@ -1,0 +1,1 @@
+//! The state store: one trait, its embedded implementation, one conformance suite.

@@ -1,0 +1,1 @@
+//! The public contract: `coffer.v1`, compiled.

@@ -1,0 +1,1 @@
+//! Checks against programs that nobody here wrote.

@@ -1,0 +1,1 @@
+//! A simulated pool of XCP-ng hosts, over the true wire protocols.
