@@ -1,1 +1,44 @@
-//! The public contract: `coffer.v1`, compiled.
+//! The public contract: `coffer.v1`, compiled. The protos themselves (`proto/coffer/v1`) are the manual.
+
+/// Version 1 of the API.
+pub mod v1 {
+    #![allow(missing_docs, clippy::all, rustdoc::all, reason = "generated; the protos are documented")]
+    tonic::include_proto!("coffer.v1");
+}
+
+/// Messages that carry a password show only who they are about: a `{:?}` in a log can then leak nothing.
+macro_rules! debug_without_secrets {
+    ($($message:ident.$subject:ident),*) => {$(
+        impl std::fmt::Debug for v1::$message {
+            fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                formatter.debug_struct(stringify!($message)).field("name", &self.$subject).finish_non_exhaustive()
+            }
+        }
+    )*};
+}
+
+debug_without_secrets!(Pool.name, Remote.name, PoolAccess.pool, RemoteAccess.remote);
+
+/// The compiled descriptors of [`v1`], for the reflection service: an encoded `google.protobuf.FileDescriptorSet`.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/coffer.v1.bin"));
+
+#[cfg(test)]
+mod tests {
+    use super::v1;
+
+    #[test]
+    fn debug_output_of_messages_never_shows_a_password() {
+        const SECRET: &str = "correct horse";
+        let password = SECRET.to_owned();
+        let pool = v1::Pool { name: "pools/lab".into(), password: password.clone(), ..Default::default() };
+        let remote = v1::Remote { name: "remotes/nas".into(), password: password.clone(), ..Default::default() };
+        let config = v1::AgentConfig {
+            pools: vec![v1::PoolAccess { pool: "pools/lab".into(), password: password.clone(), ..Default::default() }],
+            remotes: vec![v1::RemoteAccess { remote: "remotes/nas".into(), password, ..Default::default() }],
+        };
+        let shown =
+            format!("{pool:?} {remote:?} {:?}", v1::SyncResponse { config: Some(config), ..Default::default() });
+        assert!(shown.contains("pools/lab") && shown.contains("remotes/nas"), "{shown}");
+        assert!(!shown.contains(SECRET), "{shown}");
+    }
+}
