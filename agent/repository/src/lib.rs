@@ -1,1 +1,24 @@
 //! The repository on a remote, in restic format version 2.
+mod check;
+mod content;
+mod error;
+mod id;
+mod meta;
+mod options;
+mod point;
+mod prune;
+mod repository;
+mod session;
+
+pub use check::CheckReport;
+pub use content::FileContent;
+pub use error::Error;
+pub use id::{BlobId, IndexId, InvalidId, KeyId, PackId, RepositoryId, SnapshotId};
+pub use meta::{DiskStats, FileInfo, PointInfo, SnapshotMeta, TAG};
+pub use options::{
+    BackupOptions, CheckLevel, Compression, DEFAULT_CHUNK_BYTES, KeyCost, PACK_TARGET, PruneOptions, RepositoryOptions,
+};
+pub use point::Point;
+pub use prune::{PrunePlan, PruneReport};
+pub use repository::Repository;
+pub use session::{BackupSession, ClosedDisk, DiskWriter, SealedPoint};
