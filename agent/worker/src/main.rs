@@ -1,2 +1,2 @@
-//! Placeholder until the program lands.
+//! `coffer-agent`: reads its configuration, runs the agent, drains when asked to stop.
 fn main() {}
