@@ -24,7 +24,42 @@ pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "
 
 #[cfg(test)]
 mod tests {
-    use super::v1;
+    use prost::Message as _;
+    use prost_types::{FileDescriptorProto, FileDescriptorSet};
+
+    use super::{FILE_DESCRIPTOR_SET, v1};
+
+    fn files() -> Vec<FileDescriptorProto> {
+        let set = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).unwrap();
+        set.file.into_iter().filter(|file| file.package() == "coffer.v1").collect()
+    }
+
+    /// Field numbers on the way from a file's descriptor to a message, enum, service, field, oneof, nested enum, method,
+    /// value, nested value; in a location's path each is followed by an index.
+    const DECLARATIONS: [&[i32]; 9] = [&[4], &[5], &[6], &[4, 2], &[4, 8], &[4, 4], &[6, 2], &[5, 2], &[4, 4, 2]];
+
+    fn is_declaration(path: &[i32]) -> bool {
+        let kind: Vec<i32> = path.iter().step_by(2).copied().collect();
+        path.len().is_multiple_of(2) && DECLARATIONS.contains(&kind.as_slice())
+    }
+
+    #[test]
+    fn every_message_field_enum_value_and_method_is_documented() {
+        let mut undocumented = Vec::new();
+        let mut declarations = 0;
+        for file in files() {
+            for location in &file.source_code_info.as_ref().expect("compiled with source information").location {
+                if is_declaration(&location.path) {
+                    declarations += 1;
+                    if location.leading_comments().trim().is_empty() {
+                        undocumented.push(format!("{}:{}", file.name(), location.span[0] + 1));
+                    }
+                }
+            }
+        }
+        assert!(declarations > 300, "only {declarations} declarations found: the paths are wrong");
+        assert!(undocumented.is_empty(), "without a comment: {undocumented:?}");
+    }
 
     #[test]
     fn debug_output_of_messages_never_shows_a_password() {
