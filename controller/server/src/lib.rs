@@ -1,1 +1,13 @@
-//! The control plane: gRPC services and the loops that carry decisions out.
+//! The control plane: gRPC services, and the loops that carry decisions out.
+//!
+//! This crate talks to the store, to clients and to agents; it decides nothing. Decisions are pure functions in
+//! [`coffer_core`]; what they decide becomes true in one transaction of the store, or not at all. It never talks to a
+//! pool or a remote, and holds no state that is not rebuilt from the store (but progress, which may be lost).
+
+mod error;
+mod options;
+mod server;
+
+pub use error::Error;
+pub use options::{Clock, Limits, ServeOptions, SystemClock, Timings};
+pub use server::{Controller, Handle, API_TOKEN_FILE};
