@@ -1,1 +1,27 @@
 //! The state store: one trait, its embedded implementation, one conformance suite.
+//!
+//! [`StateStore`] is a small part of what etcd offers, chosen so that etcd is a drop-in: versioned keys, consistent
+//! pages, all-or-nothing transactions with compares, leases, resumable watches. Implementations: [`EmbeddedStore`], one
+//! file for one controller, and [`MemoryStore`], for tests and simulation. Both run the same pure state machine
+//! ([`state::State`]) and pass the same [`suite`].
+//!
+//! The store knows nothing of jobs, runs or tasks.
+
+pub mod embedded;
+pub mod error;
+pub mod keyspace;
+pub mod limits;
+mod local;
+pub mod memory;
+pub mod state;
+pub mod store;
+pub mod suite;
+pub mod txn;
+mod writer;
+
+pub use embedded::EmbeddedStore;
+pub use error::Error;
+pub use keyspace::{Keyspace, Record, Versioned};
+pub use memory::MemoryStore;
+pub use store::{Event, Events, KeyValue, Lease, LeaseId, Page, RangeRequest, Revision, StateStore, WatchBatch, list};
+pub use txn::{Compare, Op, PutLease, Read, Txn, TxnOutcome};
