@@ -14,6 +14,7 @@ mod map;
 pub mod nbd;
 mod pump;
 pub mod raw;
+mod source;
 mod store;
 pub mod vhd;
 pub mod xva;

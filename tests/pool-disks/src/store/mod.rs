@@ -1,296 +1,363 @@
-//! skeleton
-#![allow(clippy::todo, unused_variables, clippy::unused_self, reason = "skeleton, filled in within the hour")]
-use std::path::Path;
-use std::sync::Arc;
+//! The storage of one SR: a tree of copy-on-write nodes, as VHD files form it.
+//!
+//! Owns the nodes, their files and the saved state. Never knows names, VMs or references of XAPI.
+//!
+//! Locks, always taken in this order: the tree (`state`; structural calls take it exclusively, reads and writes share
+//! it), then a node's content from the leaf towards the root, then the journal.
 
-use serde::{Deserialize, Serialize};
+mod data;
+mod fork;
+mod gc;
+mod saved;
+mod space;
+mod tracking;
+mod types;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
 use uuid::Uuid;
 
+pub(crate) use self::data::is_zero;
+use self::gc::Merge;
+use self::saved::Journal;
+pub use self::types::{
+    Fault, Forked, GcEvent, GcOptions, NodeInfo, NodeKind, Operation, Provisioning, SrParams, Usage,
+};
+use crate::BLOCK;
+use crate::cbt::CbtLog;
 use crate::disk::Disk;
-use crate::error::{Result, XapiFailure};
+use crate::error::{Error, Result};
+use crate::map::BlockMap;
 
-/// How an SR reserves space.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Provisioning {
-    /// VHD files: space is taken as blocks are written (ext, nfs, …).
-    Thin,
-    /// VHD in logical volumes: a writable disk always holds its full size (lvm, lvmoiscsi, …).
-    Thick,
-}
+/// The largest disk that a VHD can hold.
+const MAX_SIZE: u64 = 2040 << 30;
 
-/// What an SR is.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(default)]
-pub struct SrParams {
-    /// How space is reserved.
-    pub provisioning: Provisioning,
-    /// Bytes of the SR.
-    pub physical_size: u64,
-    /// Whether disks are VHD nodes (snapshots, clones, differential exports) or plain volumes.
-    pub vhd: bool,
-    /// Whether the SR's type can track changed blocks.
-    pub cbt: bool,
-    /// Nodes of a chain at which snapshots and clones are refused.
-    pub max_chain: usize,
-}
-
-impl Default for SrParams {
-    fn default() -> Self {
-        Self { provisioning: Provisioning::Thin, physical_size: 1 << 40, vhd: true, cbt: true, max_chain: 30 }
-    }
-}
-
-/// What a node of the tree is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum NodeKind {
-    /// A writable leaf: a VM's disk or a clone.
-    Live,
-    /// A read-only leaf.
-    Snapshot,
-    /// A hidden "base copy".
-    Base,
-    /// A snapshot whose data were destroyed; only its changed-block log is left.
-    CbtMetadata,
-}
-
-/// One node, as `SR.scan` would find it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NodeInfo {
-    /// The node's UUID.
-    pub id: Uuid,
-    /// Its parent (`vhd-parent`).
-    pub parent: Option<Uuid>,
-    /// What it is.
-    pub kind: NodeKind,
-    /// Whether it is hidden (`managed=false`): same as `kind == Base`.
-    pub hidden: bool,
-    /// Virtual size in bytes.
-    pub size: u64,
-    /// Physical utilisation in bytes.
-    pub physical: u64,
-    /// Whether changed blocks are tracked.
-    pub cbt: bool,
-}
-
-/// The SR's figures, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Usage {
-    /// Sum of the virtual sizes of all disks that are not hidden.
-    pub virtual_allocation: u64,
-    /// Space taken.
-    pub physical_utilisation: u64,
-    /// Size of the SR.
-    pub physical_size: u64,
-}
-
-/// What a snapshot or clone did to the tree.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Forked {
-    /// Whether the hidden node was created; not when the source had no data of its own since the last one.
-    pub new_base: bool,
-    /// The parent that source and copy share now (their `vhd-parent`).
-    pub parent: Option<Uuid>,
-}
-
-/// What garbage collection may do.
-#[derive(Debug, Clone)]
-pub struct GcOptions {
-    /// Merge hidden nodes into their parents (`coalesce`).
-    pub coalesce: bool,
-    /// Merge a leaf into its parent when it is the only child (`leaf-coalesce`).
-    pub leaf_coalesce: bool,
-    /// Disks in use by dom0 (exports, NBD): no node of their chains is touched.
-    pub busy: Vec<Uuid>,
-}
-
-impl Default for GcOptions {
-    fn default() -> Self {
-        Self { coalesce: true, leaf_coalesce: true, busy: Vec::new() }
-    }
-}
-
-/// One step of garbage collection. No step changes what any disk reads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GcEvent {
-    /// A hidden node without children was deleted.
-    Deleted {
-        /// The node that is gone.
-        node: Uuid,
-    },
-    /// A part of a hidden node was merged into its parent; more steps follow.
-    Merging {
-        /// The node that shrinks.
-        node: Uuid,
-        /// The node that takes its data.
-        into: Uuid,
-    },
-    /// A hidden node was merged into its parent and is gone; its children have a new parent.
-    Coalesced {
-        /// The node that is gone.
-        node: Uuid,
-        /// The node that took its data.
-        into: Uuid,
-    },
-    /// A leaf and its hidden parent became one; the leaf keeps its id.
-    LeafCoalesced {
-        /// The leaf.
-        leaf: Uuid,
-        /// The hidden node that is gone.
-        parent: Uuid,
-    },
-}
-
-/// Operations that can be made to fail.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "each is named after the method it makes fail")]
-pub enum Operation {
-    Create,
-    Read,
-    Write,
-    Snapshot,
-    Clone,
-    Resize,
-    Destroy,
-    DataDestroy,
-    EnableCbt,
-    DisableCbt,
-    ChangedBlocks,
-    GarbageCollect,
-}
-
-/// A failure to be raised by a coming call.
-#[derive(Debug, Clone)]
-pub struct Fault {
-    /// Which operation.
-    pub operation: Operation,
-    /// Only on this disk (the source, for snapshots and clones); any when absent.
-    pub disk: Option<Uuid>,
-    /// Matching calls that succeed before it is raised.
-    pub after: u32,
-    /// Calls that fail then; `u32::MAX` for ever.
-    pub times: u32,
-    /// What XAPI is to report.
-    pub failure: XapiFailure,
-}
-
-/// The storage of one SR: a tree of copy-on-write nodes in one folder.
+/// The storage of one SR: a tree of copy-on-write nodes in one folder. Every call may block on the file system.
 #[derive(Debug)]
-pub struct SrStore {}
+pub struct SrStore {
+    folder: PathBuf,
+    state: RwLock<State>,
+    /// Space taken, so that writes need not add up the whole tree; recomputed by every structural call.
+    used: AtomicU64,
+    faults: Mutex<Vec<Fault>>,
+    merge: Mutex<Option<Merge>>,
+}
+
+/// The tree.
+#[derive(Debug)]
+struct State {
+    params: SrParams,
+    nodes: BTreeMap<Uuid, Node>,
+    next_file: u64,
+    journal: Journal,
+    /// Files whose nodes are gone; deleted once that is saved.
+    doomed: Vec<PathBuf>,
+}
+
+#[derive(Debug)]
+struct Node {
+    parent: Option<Uuid>,
+    kind: NodeKind,
+    size: u64,
+    /// Absent once the data were destroyed.
+    file: Option<DataFile>,
+    content: RwLock<Content>,
+}
+
+/// A sparse file; a byte of the disk stands at its own offset.
+#[derive(Debug)]
+struct DataFile {
+    number: u64,
+    path: PathBuf,
+    file: File,
+}
+
+/// What guest writes change.
+#[derive(Debug, Default)]
+struct Content {
+    map: BlockMap,
+    log: Option<CbtLog>,
+}
 
 impl SrStore {
     /// Creates an empty SR in a folder, which is made.
+    ///
+    /// # Errors
+    /// When the folder cannot be written or holds an SR already.
     pub fn create(folder: &Path, params: SrParams) -> Result<Arc<Self>> {
-        todo!()
+        let state = State::create(folder, params)?;
+        Ok(Arc::new(Self::new(folder, state)))
     }
-    /// Opens the SR that an earlier program left in a folder.
+
+    /// Opens the SR that an earlier program left in a folder, however it ended.
+    ///
+    /// # Errors
+    /// When there is none, or its saved state is damaged.
     pub fn open(folder: &Path) -> Result<Arc<Self>> {
-        todo!()
+        let store = Self::new(folder, State::load(folder)?);
+        store.commit(&mut store.state_mut())?;
+        Ok(Arc::new(store))
     }
+
+    fn new(folder: &Path, state: State) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            used: AtomicU64::new(state.physical_total()),
+            state: RwLock::new(state),
+            faults: Mutex::new(Vec::new()),
+            merge: Mutex::new(None),
+        }
+    }
+
     /// What the SR is.
     pub fn params(&self) -> SrParams {
-        todo!()
+        self.state().params.clone()
     }
-    /// Changes the SR's size, for instance to make it full.
+
+    /// Changes the SR's size in bytes, for instance to make it full.
+    ///
+    /// # Errors
+    /// When the state cannot be saved.
     pub fn set_physical_size(&self, bytes: u64) -> Result<()> {
-        todo!()
+        let mut state = self.state_mut();
+        state.params.physical_size = bytes;
+        self.commit(&mut state)
     }
-    /// Arms a fault.
-    pub fn inject(&self, fault: Fault) {
-        todo!()
-    }
-    /// Disarms all faults.
-    pub fn clear_faults(&self) {
-        todo!()
-    }
+
     /// Creates a disk of zeros; returns its size, rounded up to 2 MiB.
+    ///
+    /// # Errors
+    /// When the id is taken, the size impossible (code 79), or a thick SR too full (code 44).
     pub fn create_disk(&self, id: Uuid, size: u64) -> Result<u64> {
-        todo!()
+        self.trip(Operation::Create, id)?;
+        let mut state = self.state_mut();
+        state.free_id(id)?;
+        let size = rounded(id, size)?;
+        self.ensure_space(&state, 0, state.physical_of(NodeKind::Live, size, 0))?;
+        let file = state.new_file(&self.folder)?;
+        state.nodes.insert(id, Node::leaf(NodeKind::Live, size, None, file));
+        self.commit(&mut state)?;
+        Ok(size)
     }
-    /// Fills a disk from a raw file, skipping its holes.
-    pub fn import_file(&self, id: Uuid, path: &Path) -> Result<()> {
-        todo!()
-    }
+
     /// A handle for the streams.
+    ///
+    /// # Errors
+    /// When there is no such disk.
     pub fn disk(self: &Arc<Self>, id: Uuid) -> Result<Disk> {
-        todo!()
+        self.state().node(id)?;
+        Ok(Disk::new(Arc::clone(self), id))
     }
-    /// Reads. Blocking.
-    pub fn read_at(&self, id: Uuid, offset: u64, buffer: &mut [u8]) -> Result<()> {
-        todo!()
-    }
-    /// A write of the guest or of an import: marks changed blocks. Blocking.
-    pub fn write_at(&self, id: Uuid, offset: u64, data: &[u8]) -> Result<()> {
-        todo!()
-    }
-    /// Makes a range read as zeros, without allocating where it does already.
-    pub fn zero_at(&self, id: Uuid, offset: u64, len: u64) -> Result<()> {
-        todo!()
-    }
-    /// Snapshot: `snapshot` becomes a read-only leaf beside `source`, `base` their hidden parent if one is needed.
-    pub fn snapshot(&self, source: Uuid, snapshot: Uuid, base: Uuid) -> Result<Forked> {
-        todo!()
-    }
-    /// Clone: as a snapshot, but `copy` is writable and not tracked.
-    pub fn clone_disk(&self, source: Uuid, copy: Uuid, base: Uuid) -> Result<Forked> {
-        todo!()
-    }
-    /// Grows a live disk; returns the size, rounded up to 2 MiB.
+
+    /// Grows a live disk; returns its size, rounded up to 2 MiB. What is new reads as zeros and counts as changed.
+    ///
+    /// # Errors
+    /// When the disk would shrink (code 79), is read-only, or a thick SR is too full (code 44).
     pub fn resize(&self, id: Uuid, size: u64) -> Result<u64> {
-        todo!()
+        self.trip(Operation::Resize, id)?;
+        let mut state = self.state_mut();
+        let size = rounded(id, size)?;
+        let node = state.writable(id, "resize")?;
+        if size < node.size {
+            return Err(Error::BadSize { disk: id, size, why: "a disk cannot shrink" });
+        }
+        let blocks = node.content().map.block_count();
+        let (before, after) =
+            (state.physical_of(node.kind, node.size, blocks), state.physical_of(node.kind, size, blocks));
+        self.ensure_space(&state, before, after)?;
+        let node = state.node_mut(id)?;
+        node.size = size;
+        if let Some(log) = &mut node.content_mut().log {
+            log.grow(size);
+        }
+        self.commit(&mut state)?;
+        Ok(size)
     }
-    /// Removes a disk (not a hidden node); its hidden ancestors are left to garbage collection.
+
+    /// Removes a disk (not a hidden node). Its hidden ancestors are left to garbage collection; its changed-block log,
+    /// if any, goes into the next one of its chain.
+    ///
+    /// # Errors
+    /// When there is no such disk, or it is a hidden node.
     pub fn destroy(&self, id: Uuid) -> Result<()> {
-        todo!()
+        self.trip(Operation::Destroy, id)?;
+        let mut state = self.state_mut();
+        if state.node(id)?.kind == NodeKind::Base {
+            return Err(wrong_kind(id, "destroy", NodeKind::Base, "a disk that is not hidden"));
+        }
+        state.drop_log(id)?;
+        state.remove(id);
+        self.commit(&mut state)
     }
-    /// Starts tracking changed blocks. Idempotent.
-    pub fn enable_cbt(&self, id: Uuid) -> Result<()> {
-        todo!()
-    }
-    /// Stops tracking changed blocks and forgets the log. Idempotent.
-    pub fn disable_cbt(&self, id: Uuid) -> Result<()> {
-        todo!()
-    }
-    /// What a host crash does: tracking is off, without a word. Returns whether it was on.
-    pub fn break_cbt(&self, id: Uuid) -> Result<bool> {
-        todo!()
-    }
-    /// Whether changed blocks are tracked.
-    pub fn is_cbt(&self, id: Uuid) -> Result<bool> {
-        todo!()
-    }
-    /// The bitmap (64 KiB per bit, MSB first) of what may have changed after `from`, up to `to`.
-    pub fn changed_blocks(&self, from: Uuid, to: Uuid) -> Result<Vec<u8>> {
-        todo!()
-    }
-    /// Destroys a tracked snapshot's data; its changed-block log stays.
-    pub fn data_destroy(&self, id: Uuid) -> Result<()> {
-        todo!()
-    }
-    /// The 2 MiB blocks, ascending, that an export sends: everything allocated in the chain, or with `base` what is
-    /// allocated in nodes that belong to exactly one of the two chains.
-    pub fn allocated(&self, id: Uuid, base: Option<Uuid>) -> Result<Vec<u32>> {
-        todo!()
-    }
-    /// Does one bounded step of garbage collection; `None` when there is nothing to do.
-    pub fn garbage_collect_step(&self, options: &GcOptions) -> Result<Option<GcEvent>> {
-        todo!()
-    }
+
     /// All nodes.
     pub fn nodes(&self) -> Vec<NodeInfo> {
-        todo!()
+        let state = self.state();
+        state.nodes.iter().map(|(id, node)| state.info(*id, node)).collect()
     }
+
     /// One node.
+    ///
+    /// # Errors
+    /// When there is no such node.
     pub fn node(&self, id: Uuid) -> Result<NodeInfo> {
-        todo!()
+        let state = self.state();
+        Ok(state.info(id, state.node(id)?))
     }
+
     /// Nodes in the chain of a disk, itself included.
+    ///
+    /// # Errors
+    /// When there is no such disk.
     pub fn depth(&self, id: Uuid) -> Result<usize> {
-        todo!()
+        let state = self.state();
+        state.node(id)?;
+        Ok(state.chain(id).count())
     }
-    /// The SR's figures.
-    pub fn usage(&self) -> Usage {
-        todo!()
+
+    /// Arms a fault.
+    pub fn inject(&self, fault: Fault) {
+        self.faults().push(fault);
+    }
+
+    /// Disarms all faults.
+    pub fn clear_faults(&self) {
+        self.faults().clear();
+    }
+
+    /// Raises the first armed fault that matches.
+    fn trip(&self, operation: Operation, disk: Uuid) -> Result<()> {
+        let mut faults = self.faults();
+        for index in 0..faults.len() {
+            let Some(fault) = faults.get_mut(index) else { break };
+            if fault.operation != operation || fault.disk.is_some_and(|only| only != disk) {
+                continue;
+            }
+            if fault.after > 0 {
+                fault.after -= 1;
+                continue;
+            }
+            let failure = fault.failure.clone();
+            if fault.times != u32::MAX {
+                fault.times = fault.times.saturating_sub(1);
+            }
+            if fault.times == 0 {
+                faults.remove(index);
+            }
+            return Err(Error::Injected { operation, failure });
+        }
+        Ok(())
+    }
+
+    fn state(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn state_mut(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn faults(&self) -> MutexGuard<'_, Vec<Fault>> {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn node(&self, id: Uuid) -> Result<&Node> {
+        self.nodes.get(&id).ok_or(Error::UnknownDisk { disk: id })
+    }
+
+    fn node_mut(&mut self, id: Uuid) -> Result<&mut Node> {
+        self.nodes.get_mut(&id).ok_or(Error::UnknownDisk { disk: id })
+    }
+
+    /// A node that has data.
+    fn readable(&self, id: Uuid) -> Result<&Node> {
+        let node = self.node(id)?;
+        if node.file.is_none() { Err(Error::NoData { disk: id }) } else { Ok(node) }
+    }
+
+    /// A live disk.
+    fn writable(&self, id: Uuid, operation: &'static str) -> Result<&Node> {
+        let node = self.node(id)?;
+        match node.kind {
+            NodeKind::Live => Ok(node),
+            kind => Err(wrong_kind(id, operation, kind, "a writable disk")),
+        }
+    }
+
+    fn free_id(&self, id: Uuid) -> Result<()> {
+        if self.nodes.contains_key(&id) { Err(Error::DiskExists { disk: id }) } else { Ok(()) }
+    }
+
+    /// The disk and its ancestors, leaf first.
+    fn chain(&self, id: Uuid) -> impl Iterator<Item = (Uuid, &Node)> {
+        let mut next = Some(id);
+        std::iter::from_fn(move || {
+            let id = next?;
+            let node = self.nodes.get(&id)?;
+            next = node.parent;
+            Some((id, node))
+        })
+    }
+
+    fn children(&self, id: Uuid) -> Vec<Uuid> {
+        self.nodes.iter().filter(|(_, node)| node.parent == Some(id)).map(|(child, _)| *child).collect()
+    }
+
+    /// Takes a node out of the tree; its file is deleted when that is saved.
+    fn remove(&mut self, id: Uuid) {
+        if let Some(file) = self.nodes.remove(&id).and_then(|node| node.file) {
+            self.doomed.push(file.path);
+        }
+    }
+
+    fn info(&self, id: Uuid, node: &Node) -> NodeInfo {
+        NodeInfo {
+            id,
+            parent: node.parent,
+            kind: node.kind,
+            hidden: node.kind == NodeKind::Base,
+            size: node.size,
+            physical: self.physical(node),
+            cbt: node.content().log.is_some(),
+        }
+    }
+}
+
+impl Node {
+    fn leaf(kind: NodeKind, size: u64, parent: Option<Uuid>, file: DataFile) -> Self {
+        Self { parent, kind, size, file: Some(file), content: RwLock::default() }
+    }
+
+    fn content(&self) -> RwLockReadGuard<'_, Content> {
+        self.content.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn content_mut(&self) -> RwLockWriteGuard<'_, Content> {
+        self.content.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn wrong_kind(disk: Uuid, operation: &'static str, kind: NodeKind, needed: &'static str) -> Error {
+    let found = match kind {
+        NodeKind::Live => "a writable disk",
+        NodeKind::Snapshot => "a snapshot",
+        NodeKind::Base => "a hidden node",
+        NodeKind::CbtMetadata => "changed-block metadata",
+    };
+    Error::WrongKind { disk, operation, found, needed }
+}
+
+/// A disk's size as VHD has it.
+fn rounded(disk: Uuid, size: u64) -> Result<u64> {
+    match size {
+        1..=MAX_SIZE => Ok(size.next_multiple_of(BLOCK)),
+        0 => Err(Error::BadSize { disk, size, why: "a disk has at least one byte" }),
+        _ => Err(Error::BadSize { disk, size, why: "a VHD holds at most 2040 GiB" }),
     }
 }
