@@ -114,7 +114,8 @@ impl NbdServer {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
-                    tokio::task::yield_now().await;
+                    // Most likely out of file handles: give the open connections time to end.
+                    tokio::time::sleep(Duration::from_millis(100)).await;
                     continue;
                 }
             };
