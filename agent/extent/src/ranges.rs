@@ -160,23 +160,23 @@ impl RangeSet {
     /// The whole of `[0, size)` cut at the borders of this set, in order: each piece with whether it is in the set.
     pub fn pieces(&self, size: u64) -> impl Iterator<Item = (Range<u64>, bool)> + '_ {
         let mut position = 0;
-        let mut index = 0;
         std::iter::from_fn(move || {
-            if position >= size {
-                return None;
-            }
-            let (end, inside) = match self.ranges.get(index) {
-                Some(range) if range.start <= position => {
-                    index += 1;
-                    (range.end, true)
-                }
-                Some(range) => (range.start, false),
-                None => (size, false),
-            };
-            let piece = position..end.min(size);
-            position = piece.end;
-            Some((piece, inside))
+            let piece = self.piece_at(position, size)?;
+            position = piece.0.end;
+            Some(piece)
         })
+    }
+
+    /// The longest range from `position` on, below `size`, that is all in the set (`true`) or all outside. `None` when
+    /// `position` is not below `size`.
+    pub fn piece_at(&self, position: u64, size: u64) -> Option<(Range<u64>, bool)> {
+        let next = self.ranges.get(self.ranges.partition_point(|held| held.end <= position));
+        let (end, inside) = match next {
+            Some(range) if range.start <= position => (range.end, true),
+            Some(range) => (range.start, false),
+            None => (size, false),
+        };
+        (position < size).then(|| (position..end.min(size), inside))
     }
 
     /// How many bytes are in the set.
