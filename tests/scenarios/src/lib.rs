@@ -1,1 +1,12 @@
-//! End-to-end scenarios over the real programs.
+//! The stage on which end-to-end scenarios play: the real programs as processes of their own, on loopback, each with its
+//! folder, and the calls that tests make of them. Knows nothing of how the programs work inside.
+
+mod api;
+mod process;
+mod site;
+mod wait;
+
+pub use api::Api;
+pub use process::{Process, program};
+pub use site::{Site, SiteOptions, Vm};
+pub use wait::{eventually, until};

@@ -1,1 +1,0 @@
-//! Benchmarks: ratios against peers in the same run.
