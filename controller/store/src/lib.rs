@@ -3,7 +3,7 @@
 //! [`StateStore`] is a small part of what etcd offers, chosen so that etcd is a drop-in: versioned keys, consistent
 //! pages, all-or-nothing transactions with compares, leases, resumable watches. Implementations: [`EmbeddedStore`], one
 //! file for one controller, and [`MemoryStore`], for tests and simulation. Both run the same pure state machine
-//! ([`state::State`]) and pass the same [`suite`].
+//! ([`state::State`]) and pass the same suite (feature `suite`).
 //!
 //! The store knows nothing of jobs, runs or tasks.
 
@@ -15,6 +15,7 @@ mod local;
 pub mod memory;
 pub mod state;
 pub mod store;
+#[cfg(any(test, feature = "suite"))]
 pub mod suite;
 pub mod txn;
 mod writer;
