@@ -177,7 +177,10 @@ mod tests {
         Override { variable: "COFFER_HOSTS", key: "hosts", kind: Kind::List },
     ];
 
-    fn check(file: &str, variables: &[(&str, &str)]) -> Result<Config, String> {
+    /// Variables and what they hold.
+    type Variables<'a> = &'a [(&'a str, &'a str)];
+
+    fn check(file: &str, variables: Variables<'_>) -> Result<Config, String> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("coffer.toml");
         std::fs::write(&path, file).unwrap();
@@ -201,7 +204,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_said_in_one_line_with_place_and_key() {
-        let cases: &[(&str, &[(&str, &str)], &[&str])] = &[
+        let cases: &[(&str, Variables<'_>, &[&str])] = &[
             ("listen = \n", &[], &["coffer.toml:1: not TOML"]),
             ("\n\nlisten = 'x'\nlisten = 'y'\n", &[], &["coffer.toml:4: not TOML", "duplicate key"]),
             ("listen = 'nowhere'", &[], &["coffer.toml: ", "listen", "socket address"]),

@@ -152,7 +152,8 @@ impl RedbJournal {
         if mode & 0o077 != 0 {
             tracing::warn!(path = %path.display(), mode = format!("{mode:o}"), "others may read the store; run chmod 600 on it");
         }
-        let database = Database::builder().set_cache_size(CACHE_BYTES).create_file(file);
+        drop(file);
+        let database = Database::builder().set_cache_size(CACHE_BYTES).create(path);
         let database = database.map_err(|error| match error {
             redb::DatabaseError::DatabaseAlreadyOpen => Error::InUse { path: path.to_owned() },
             redb::DatabaseError::Storage(redb::StorageError::Corrupted(what)) => {

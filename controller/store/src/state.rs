@@ -408,3 +408,6 @@ impl State {
         while self.forget_oldest() {}
     }
 }
+
+#[cfg(test)]
+mod tests;
