@@ -228,10 +228,6 @@ impl Client {
         *self.0.events.write().unwrap_or_else(PoisonError::into_inner) = Some(events);
     }
 
-    pub(crate) fn downgrade(&self) -> WeakClient {
-        WeakClient(Arc::downgrade(&self.0))
-    }
-
     pub(crate) fn prepared(&self, method: &str, params: Vec<Value>, repeat: Repeat) -> Call {
         Call { method: method.to_owned(), params, repeat, timeout: self.timeouts().call }
     }
@@ -334,15 +330,6 @@ impl Client {
             max_answer: self.0.options.max_answer,
             ids: &self.0.ids,
         }
-    }
-}
-
-/// A client that lives only as long as somebody uses it.
-pub(crate) struct WeakClient(std::sync::Weak<Inner>);
-
-impl WeakClient {
-    pub(crate) fn upgrade(&self) -> Option<Client> {
-        self.0.upgrade().map(Client)
     }
 }
 

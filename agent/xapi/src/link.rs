@@ -47,7 +47,7 @@ impl Default for Timeouts {
             poll: Duration::from_secs(60),
             operation: Duration::from_secs(2 * 60 * 60 + 10 * 60),
             task_poll: Duration::from_secs(5),
-            first_byte: Duration::from_secs(10 * 60),
+            first_byte: Duration::from_secs(30 * 60),
             idle: Duration::from_secs(5 * 60),
             settle: Duration::from_secs(10 * 60),
         }

@@ -44,6 +44,13 @@ impl Outcome {
     }
 }
 
+fn is_over(status: TaskStatus) -> bool {
+    match status {
+        TaskStatus::Pending | TaskStatus::Cancelling | TaskStatus::Unknown => false,
+        TaskStatus::Success | TaskStatus::Failure | TaskStatus::Cancelled => true,
+    }
+}
+
 /// The outcome that a task's record shows; `None` while it is under way.
 fn outcome_of(label: &str, task: &TaskRecord) -> Result<Option<Outcome>, Malformed> {
     Ok(match task.status {
@@ -110,23 +117,21 @@ impl Client {
             if left.is_zero() {
                 return Err(Error::TaskTimeout { label: label.to_owned(), after: limit });
             }
-            let followed = watch.as_mut().filter(|watch| watch.is_live());
-            if let Some(watch) = followed {
-                let ended = watch.wait_for(|state| match state {
-                    ObjectState::Present(task) => {
-                        !matches!(task.status, TaskStatus::Pending | TaskStatus::Cancelling | TaskStatus::Unknown)
-                    }
+            if let Some(followed) = watch.as_mut().filter(|watch| watch.is_live()) {
+                let ended = followed.wait_for(|state| match state {
+                    ObjectState::Present(task) => is_over(task.status),
                     ObjectState::Gone => true,
                     ObjectState::Unseen => false,
                 });
-                match tokio::time::timeout(left.min(period * TRUST_IN_EVENTS), ended).await {
-                    Ok(Ok(ObjectState::Present(record))) => {
-                        if let Some(outcome) = self.read_outcome(label, &record).await? {
-                            return Ok(outcome);
-                        }
-                    }
-                    // Gone, silent or no longer followed: the next turn asks.
-                    Ok(_) | Err(_) => {}
+                let seen = tokio::time::timeout(left.min(period * TRUST_IN_EVENTS), ended).await;
+                if let Ok(Ok(ObjectState::Present(record))) = &seen
+                    && let Some(outcome) = self.read_outcome(label, record).await?
+                {
+                    return Ok(outcome);
+                }
+                if let Ok(Ok(ObjectState::Gone) | Err(_)) = seen {
+                    // Asked once more, it must be gone too; if not, the events are not to be trusted about it.
+                    watch = None;
                 }
             } else {
                 tokio::time::sleep(left.min(pauses.next().unwrap_or(period))).await;

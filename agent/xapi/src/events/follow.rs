@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::tables::CLASSES;
 use super::{EventHealth, State, Tables};
-use crate::client::{WeakClient, decoded};
+use crate::client::decoded;
 use crate::link::{Call, Repeat, Slot};
 use crate::wire::{Batch, decode_batch};
 use crate::{Client, Error};
@@ -38,12 +38,11 @@ pub(super) async fn first(client: &Client) -> Result<(Cursor, Tables), Error> {
     Ok((cursor, tables))
 }
 
-/// Follows the pool until nobody looks any more. Errors make the cache stale and are retried for ever.
-pub(super) async fn follow(client: WeakClient, mut cursor: Cursor, sender: watch::Sender<State>) {
+/// Follows the pool for ever: whoever started it drops it when nobody looks any more. Errors make the cache stale and are retried for ever.
+pub(super) async fn follow(client: Client, mut cursor: Cursor, sender: watch::Sender<State>) {
     let mut delays = Policy::RECONNECT.delays(rand::random());
     loop {
         tokio::time::sleep(PAUSE).await;
-        let Some(client) = client.upgrade() else { return };
         match turn(&client, &mut cursor, &sender).await {
             Ok(()) => delays.reset(),
             Err(error) => {
@@ -61,7 +60,6 @@ pub(super) async fn follow(client: WeakClient, mut cursor: Cursor, sender: watch
                 });
                 // A restarted toolstack counts anew: the token of before means nothing.
                 cursor.token.clear();
-                drop(client);
                 tokio::time::sleep(delays.next().unwrap_or(Policy::RECONNECT.max)).await;
             }
         }

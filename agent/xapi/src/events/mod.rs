@@ -58,7 +58,7 @@ impl Events {
     pub async fn start(client: &Client) -> Result<Self, Error> {
         let (cursor, tables) = follow::first(client).await?;
         let (sender, state) = watch::channel(State { tables, health: EventHealth::Live });
-        let task = tokio::spawn(follow::follow(client.downgrade(), cursor, sender));
+        let task = tokio::spawn(follow::follow(client.clone(), cursor, sender));
         let events = Self { state, task: Some(Arc::new(AbortOnDropHandle::new(task))) };
         client.follow_tasks_with(Self { state: events.state.clone(), task: None });
         Ok(events)

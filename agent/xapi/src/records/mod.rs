@@ -14,6 +14,7 @@ mod vm;
 use std::fmt;
 use std::ops::Deref;
 
+use serde::de::Error as _;
 use serde_json::{Map, Value};
 
 use crate::wire::Malformed;
@@ -75,7 +76,11 @@ impl<C: Class> fmt::Debug for Full<C> {
 /// # Errors
 /// [`Malformed::Record`] naming the class.
 pub fn decode_record<C: Class>(record: Value) -> Result<C::Record, Malformed> {
-    serde_json::from_value(record).map_err(|source| Malformed::Record { class: C::NAME, source })
+    let record = match record {
+        Value::Object(_) => serde_json::from_value(record),
+        _ => Err(serde_json::Error::custom("it is not an object")),
+    };
+    record.map_err(|source| Malformed::Record { class: C::NAME, source })
 }
 
 /// Declares a class of XAPI.

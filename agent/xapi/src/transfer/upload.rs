@@ -114,13 +114,12 @@ impl Upload {
             exchange.await.unwrap_or_else(|_| Err(refusal(&ticket, written)))
         })
         .await;
+        let complete = written == announced;
         match answered {
+            // All was handed over: how the connection then closed does not matter, the task knows.
+            Ok(()) | Err(Error::Transport { .. }) if complete => ticket.verdict().await,
+            Ok(()) => Err(ticket.reason(refusal(&ticket, written)).await),
             Err(broken) => Err(ticket.reason(broken).await),
-            Ok(()) if written != announced => {
-                let broken = refusal(&ticket, written);
-                Err(ticket.reason(broken).await)
-            }
-            Ok(()) => ticket.verdict().await,
         }
     }
 

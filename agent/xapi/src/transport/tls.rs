@@ -37,8 +37,13 @@ pub async fn probe(host: &Endpoint, timeouts: Timeouts) -> Result<Fingerprint, E
 
 /// The pinned fingerprints with their TLS configuration, kept so that sessions of TLS can be resumed.
 #[derive(Debug, Default)]
-pub(crate) struct Pins {
-    configs: RwLock<Vec<(Endpoint, Vec<Fingerprint>, Arc<ClientConfig>)>>,
+pub(crate) struct Pins(RwLock<Vec<Pinned>>);
+
+#[derive(Debug)]
+struct Pinned {
+    host: Endpoint,
+    accepted: Vec<Fingerprint>,
+    config: Arc<ClientConfig>,
 }
 
 impl Pins {
@@ -54,15 +59,15 @@ impl Pins {
     }
 
     fn config(&self, host: &Endpoint, accepted: &[Fingerprint]) -> Arc<ClientConfig> {
-        let configs = self.configs.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, _, config)) = configs.iter().find(|(known, pins, _)| known == host && pins == accepted) {
-            return Arc::clone(config);
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pinned) = known.iter().find(|pinned| pinned.host == *host && pinned.accepted == accepted) {
+            return Arc::clone(&pinned.config);
         }
-        drop(configs);
+        drop(known);
         let config = client_config(Accept::Pinned(accepted.to_vec()));
-        let mut configs = self.configs.write().unwrap_or_else(PoisonError::into_inner);
-        configs.retain(|(known, _, _)| known != host);
-        configs.push((host.clone(), accepted.to_vec(), Arc::clone(&config)));
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|pinned| pinned.host != *host);
+        known.push(Pinned { host: host.clone(), accepted: accepted.to_vec(), config: Arc::clone(&config) });
         config
     }
 }
