@@ -2,11 +2,15 @@
 mod check;
 mod content;
 mod error;
+pub mod format;
 mod id;
+mod index;
 mod meta;
+mod objects;
 mod options;
-mod point;
+mod pipeline;
 mod prune;
+mod reader;
 mod repository;
 mod session;
 
@@ -18,7 +22,7 @@ pub use meta::{DiskStats, FileInfo, PointInfo, SnapshotMeta, TAG};
 pub use options::{
     BackupOptions, CheckLevel, Compression, DEFAULT_CHUNK_BYTES, KeyCost, PACK_TARGET, PruneOptions, RepositoryOptions,
 };
-pub use point::Point;
 pub use prune::{PrunePlan, PruneReport};
+pub use reader::Point;
 pub use repository::Repository;
 pub use session::{BackupSession, ClosedDisk, DiskWriter, SealedPoint};

@@ -7,6 +7,8 @@ use crate::SnapshotId;
 
 /// Tag of every snapshot of ours.
 pub const TAG: &str = "coffer";
+/// Prefix of the tag that names the VM.
+pub(crate) const VM_TAG: &str = "vm=";
 
 /// What a new snapshot says about itself.
 #[derive(Debug, Clone)]

@@ -35,7 +35,7 @@ impl Default for RepositoryOptions {
         Self {
             chunk_bytes: DEFAULT_CHUNK_BYTES,
             key_cost: KeyCost::default(),
-            workers: cores.clamp(2, 16),
+            workers: (cores + 1).clamp(2, 16),
             packs_in_memory: 3,
             compression: Compression::default(),
             cached_chunks: 16,

@@ -1,0 +1,171 @@
+//! AES-256 in counter mode with Poly1305-AES: `IV ‖ ciphertext ‖ MAC`.
+//!
+//! The counter is the whole 16-byte IV, big-endian, as every other program of this format counts.
+
+use aes::cipher::{BlockEncrypt, KeyInit, KeyIvInit, StreamCipher};
+use aes::{Aes128, Aes256};
+use poly1305::Poly1305;
+use poly1305::universal_hash::UniversalHash;
+use zeroize::Zeroize;
+
+use super::Fault;
+
+/// Bytes of the initialisation vector in front.
+pub(crate) const IV_BYTES: usize = 16;
+const MAC_BYTES: usize = 16;
+/// What sealing adds.
+pub(crate) const OVERHEAD: usize = IV_BYTES + MAC_BYTES;
+/// Encrypted and authenticated in steps of this size, so that the second reads what the first left in the cache.
+const STEP: usize = 16 << 10;
+
+type Counter = ctr::Ctr128BE<Aes256>;
+
+/// The keys of a repository, or those derived from a password.
+#[derive(Clone)]
+pub(crate) struct MasterKey {
+    pub(crate) encrypt: [u8; 32],
+    pub(crate) mac_k: [u8; 16],
+    pub(crate) mac_r: [u8; 16],
+}
+
+impl Drop for MasterKey {
+    fn drop(&mut self) {
+        self.encrypt.zeroize();
+        self.mac_k.zeroize();
+        self.mac_r.zeroize();
+    }
+}
+
+impl std::fmt::Debug for MasterKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("MasterKey(..)")
+    }
+}
+
+impl MasterKey {
+    pub(crate) fn random() -> Self {
+        let mut key = Self { encrypt: [0; 32], mac_k: [0; 16], mac_r: [0; 16] };
+        rand::fill(&mut key.encrypt);
+        rand::fill(&mut key.mac_k);
+        rand::fill(&mut key.mac_r);
+        key
+    }
+
+    /// From the 64 bytes that a password is derived to.
+    pub(crate) fn from_derived(bytes: &[u8; 64]) -> Self {
+        let mut key = Self { encrypt: [0; 32], mac_k: [0; 16], mac_r: [0; 16] };
+        key.encrypt.copy_from_slice(&bytes[..32]);
+        key.mac_k.copy_from_slice(&bytes[32..48]);
+        key.mac_r.copy_from_slice(&bytes[48..]);
+        key
+    }
+
+    /// Seals in place: `sealed` is room for the IV, the plain bytes, and room for the MAC.
+    pub(crate) fn seal_in_place(&self, sealed: &mut [u8]) {
+        let (iv, rest) = sealed.split_at_mut(IV_BYTES);
+        let (text, mac) = rest.split_at_mut(rest.len() - MAC_BYTES);
+        rand::fill(iv);
+        let (mut counter, mut poly) = self.begin(iv);
+        let whole = text.len() - text.len() % STEP;
+        let (steps, tail) = text.split_at_mut(whole);
+        for step in steps.chunks_exact_mut(STEP) {
+            counter.apply_keystream(step);
+            poly.update_padded(step);
+        }
+        counter.apply_keystream(tail);
+        mac.copy_from_slice(&poly.compute_unpadded(tail));
+    }
+
+    pub(crate) fn seal(&self, plain: &[u8]) -> Vec<u8> {
+        let mut sealed = vec![0; plain.len() + OVERHEAD];
+        sealed[IV_BYTES..IV_BYTES + plain.len()].copy_from_slice(plain);
+        self.seal_in_place(&mut sealed);
+        sealed
+    }
+
+    /// Opens in place and returns the plain bytes, a part of `sealed`. On failure `sealed` is of no use.
+    pub(crate) fn open_in_place<'sealed>(&self, sealed: &'sealed mut [u8]) -> Result<&'sealed mut [u8], Fault> {
+        if sealed.len() < OVERHEAD {
+            return Err(Fault::Cut);
+        }
+        let (iv, rest) = sealed.split_at_mut(IV_BYTES);
+        let (text, mac) = rest.split_at_mut(rest.len() - MAC_BYTES);
+        let (mut counter, mut poly) = self.begin(iv);
+        let whole = text.len() - text.len() % STEP;
+        let (steps, tail) = text.split_at_mut(whole);
+        for step in steps.chunks_exact_mut(STEP) {
+            poly.update_padded(step);
+            counter.apply_keystream(step);
+        }
+        let expected = poly.compute_unpadded(tail);
+        // No early exit: the time taken says nothing about the code.
+        if expected.iter().zip(&*mac).fold(0, |differs, (left, right)| differs | (left ^ right)) != 0 {
+            return Err(Fault::Authentication);
+        }
+        counter.apply_keystream(tail);
+        Ok(text)
+    }
+
+    fn begin(&self, iv: &[u8]) -> (Counter, Poly1305) {
+        let mut key = poly1305::Key::default();
+        key[..16].copy_from_slice(&self.mac_r);
+        let mut pad = aes::Block::clone_from_slice(iv);
+        Aes128::new(&self.mac_k.into()).encrypt_block(&mut pad);
+        key[16..].copy_from_slice(&pad);
+        let poly = Poly1305::new(&key);
+        key.as_mut_slice().zeroize();
+        (Counter::new(&self.encrypt.into(), iv.into()), poly)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_sealed_opens_and_one_flipped_bit_does_not(
+            plain in proptest::collection::vec(any::<u8>(), 0..200),
+            repeat in 1_usize..200,
+            flip in any::<prop::sample::Index>(),
+        ) {
+            let (key, plain) = (MasterKey::random(), plain.repeat(repeat));
+            let sealed = key.seal(&plain);
+            prop_assert_eq!(sealed.len(), plain.len() + OVERHEAD);
+            let mut opened = sealed.clone();
+            prop_assert_eq!(&*key.open_in_place(&mut opened).unwrap(), &plain[..]);
+            let mut damaged = sealed.clone();
+            let bit = flip.index(sealed.len() * 8);
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            prop_assert!(key.open_in_place(&mut damaged).is_err());
+            prop_assert!(MasterKey::random().open_in_place(&mut sealed.clone()).is_err());
+        }
+
+        #[test]
+        fn any_bytes_are_opened_or_refused(mut bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            prop_assert!(MasterKey::random().open_in_place(&mut bytes).is_err());
+        }
+    }
+
+    #[test]
+    fn the_counter_carries_into_its_upper_half() {
+        use aes::cipher::generic_array::GenericArray;
+        // Blocks 0 and 1 of a counter that begins at 2^64 - 1, by hand.
+        let key = [7_u8; 32];
+        let mut start = [0_u8; 16];
+        start[8..].fill(0xff);
+        let mut next = [0_u8; 16];
+        next[7] = 1;
+        let aes = Aes256::new(&key.into());
+        let block = |counter: [u8; 16]| {
+            let mut block = GenericArray::from(counter);
+            aes.encrypt_block(&mut block);
+            block.to_vec()
+        };
+        let mut text = [0_u8; 32];
+        Counter::new(&key.into(), &start.into()).apply_keystream(&mut text);
+        assert_eq!(text.to_vec(), [block(start), block(next)].concat());
+    }
+}

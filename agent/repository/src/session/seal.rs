@@ -1,0 +1,153 @@
+//! The end of a backup: everything durable, everything that is referenced there, then the snapshot.
+
+use std::collections::HashSet;
+use std::sync::{Arc, PoisonError};
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use super::tree::Folder;
+use super::{BackupSession, Entry};
+use crate::format::{BlobKind, Snapshot};
+use crate::meta::{TAG, VM_TAG};
+use crate::objects::{BlobKey, blocking, ids, name, pack_name, snapshot_name};
+use crate::repository::Inner;
+use crate::{BlobId, Error, FileContent, PackId, SnapshotId, SnapshotMeta, prune};
+
+/// A backup of which all is durable but the snapshot file.
+#[derive(Debug)]
+pub struct SealedPoint {
+    inner: Arc<Inner>,
+    id: SnapshotId,
+    tree: BlobId,
+    file: Bytes,
+}
+
+impl SealedPoint {
+    /// The snapshot that [`Self::publish`] makes: SHA-256 of its file, hence also the digest for the commit record.
+    pub fn snapshot_id(&self) -> SnapshotId {
+        self.id
+    }
+
+    /// The root of its files.
+    pub fn tree(&self) -> BlobId {
+        self.tree
+    }
+
+    /// Writes the snapshot file. May be repeated.
+    ///
+    /// # Errors
+    /// [`Error::Remote`]; the snapshot then may be there or not.
+    pub async fn publish(&self) -> Result<(), Error> {
+        self.inner.objects.publish_unpacked(&snapshot_name(&self.id), self.file.clone()).await
+    }
+}
+
+impl BackupSession {
+    /// Makes the backup durable and checks that everything it refers to is on the remote.
+    ///
+    /// # Errors
+    /// [`Error::Misuse`] when a disk was not closed; [`Error::BlobMissing`] or [`Error::PackMissing`] when data of the parent is gone: the next
+    /// backup then must not build on that parent; [`Error::NotStored`], [`Error::Cancelled`], [`Error::Remote`].
+    pub async fn seal(self, meta: SnapshotMeta) -> Result<SealedPoint, Error> {
+        let shared = &self.shared;
+        let inner = &shared.inner;
+        let snapshot = snapshot_of(&meta)?;
+        let mut root = Folder::default();
+        let mut contents = Vec::new();
+        for (path, entry) in std::mem::take(&mut *shared.files.lock().unwrap_or_else(PoisonError::into_inner)) {
+            let Entry::Done(content) = entry else {
+                return Err(Error::Misuse { path, what: "the disk was not closed", offset: 0 });
+            };
+            contents.push(content.clone());
+            root.add(&path, content);
+        }
+        let mut trees = Vec::new();
+        let tree = root.store(inner, &mut trees).await?;
+        inner.pipeline.flush(shared.failures).await?;
+        verify(inner, contents, trees).await?;
+        shared.check()?;
+        let plain = Snapshot { tree, ..snapshot }.encode().map_err(|fault| Error::damaged("a new snapshot", fault))?;
+        let (id, file) = inner.objects.seal_unpacked(&plain);
+        Ok(SealedPoint { inner: inner.clone(), id: SnapshotId(id), tree, file })
+    }
+}
+
+/// Every blob is in an index that is on the remote now, and every pack is there with its size: what was reused may have been pruned while the
+/// backup ran, by us or by a stock program.
+async fn verify(inner: &Arc<Inner>, contents: Vec<FileContent>, trees: Vec<BlobId>) -> Result<(), Error> {
+    inner.index.refresh().await?;
+    let keys = Arc::new((contents, trees));
+    let mut located = locate(inner, &keys).await;
+    if !located.missing.is_empty() {
+        prune::revive(inner, &located.missing).await?;
+        located = locate(inner, &keys).await;
+    }
+    if let Some((_, blob)) = located.missing.into_iter().next() {
+        return Err(Error::BlobMissing { blob });
+    }
+    let listed = inner.objects.remote.list(&name("data")).await?;
+    let sizes: std::collections::HashMap<PackId, u64> = ids(&listed).map(|(id, info)| (id, info.size)).collect();
+    for (pack, expected) in located.packs {
+        match sizes.get(&pack) {
+            None => return Err(Error::PackMissing { pack }),
+            Some(&found) if found != expected => {
+                return Err(Error::damaged(pack_name(&pack), crate::format::Fault::Size { found, expected }));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
+
+struct Located {
+    packs: Vec<(PackId, u64)>,
+    missing: HashSet<BlobKey>,
+}
+
+async fn locate(inner: &Arc<Inner>, keys: &Arc<(Vec<FileContent>, Vec<BlobId>)>) -> Located {
+    let (inner, keys) = (inner.clone(), keys.clone());
+    blocking(move || {
+        let map = inner.index.map();
+        let (mut used, mut missing) = (vec![false; map.packs().len()], HashSet::new());
+        let data = keys.0.iter().flat_map(|content| content.blobs()).map(|id| (BlobKind::Data, *id));
+        for key in data.chain(keys.1.iter().map(|id| (BlobKind::Tree, *id))) {
+            match map.get(&key) {
+                Some(found) => used[found.pack_number as usize] = true,
+                None => {
+                    missing.insert(key);
+                }
+            }
+        }
+        let packs = map.packs().iter().zip(used).filter(|(_, used)| *used).map(|(pack, _)| (pack.id, pack.size)).collect();
+        Located { packs, missing }
+    })
+    .await
+}
+
+fn snapshot_of(meta: &SnapshotMeta) -> Result<Snapshot, Error> {
+    let mut tags = vec![TAG.to_owned(), format!("{VM_TAG}{}", meta.vm)];
+    for tag in &meta.tags {
+        if tag.is_empty() || tag.contains([',', '\n']) || tag.starts_with(VM_TAG) {
+            return Err(Error::Invalid { value: tag.clone(), reason: "a tag holds no comma and is not `vm=`" });
+        }
+        if !tags.contains(tag) {
+            tags.push(tag.clone());
+        }
+    }
+    Ok(Snapshot {
+        time: meta.time.to_string(),
+        parent: meta.parent,
+        tree: BlobId([0; 32]),
+        paths: vec![path_of(meta.vm)],
+        hostname: meta.vm_name.clone(),
+        username: TAG.to_owned(),
+        tags,
+        program_version: concat!("coffer ", env!("CARGO_PKG_VERSION")).to_owned(),
+    })
+}
+
+/// What stock programs group snapshots by, beside the host.
+fn path_of(vm: Uuid) -> String {
+    format!("/{vm}")
+}
