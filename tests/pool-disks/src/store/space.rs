@@ -40,7 +40,7 @@ impl SrStore {
             return Ok(());
         }
         let (size, needed) = (state.params.physical_size, blocks * BLOCK_COST);
-        let taken = self.used.try_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+        let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
             used.checked_add(needed).filter(|used| *used <= size)
         });
         match taken {

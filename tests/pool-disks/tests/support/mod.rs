@@ -44,7 +44,7 @@ impl Sr {
         let disk = self.disk(id, size);
         let at = |part: u64| size / 16 * part / 512 * 512;
         disk.write_at(0, &noise(seed, 70_000)).unwrap();
-        disk.write_at(at(5) + 100, &noise(seed + 1, 3_000_000)).unwrap();
+        disk.write_at(at(5) + 100, &noise(seed + 1, usize::try_from(size / 4).unwrap().min(3_000_000))).unwrap();
         disk.write_at(at(14) + 4096, &noise(seed + 2, 5_000)).unwrap();
         disk
     }
