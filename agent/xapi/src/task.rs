@@ -143,12 +143,14 @@ impl Client {
         let outcome = outcome_of(label, record)
             .map_err(|source| Error::Answer { what: format!("the task '{label}'"), source })?;
         Ok(match outcome {
-            Some(Outcome::Failed(failure)) => {
-                let session = self.session().await?;
-                Some(Outcome::Failed(failure.without(session.secret.expose_secret())))
-            }
+            Some(Outcome::Failed(failure)) => Some(Outcome::Failed(self.without_session(failure).await?)),
             outcome => outcome,
         })
+    }
+
+    /// A task's failure may quote the session that it ran in.
+    pub(crate) async fn without_session(&self, failure: Failure) -> Result<Failure, Error> {
+        Ok(failure.without(self.session().await?.secret.expose_secret()))
     }
 
     /// How far a task is, from 0 to 1, as events last said; `None` when they do not know it.

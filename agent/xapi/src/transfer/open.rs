@@ -13,7 +13,7 @@ use crate::records::{Sr, Task};
 use crate::task::Outcome;
 use crate::transport::{Connection, Method, RequestHead, dial, empty_body, within};
 use crate::wire::XmlValue;
-use crate::{Client, Endpoint, Error, Ref};
+use crate::{Client, Endpoint, Error, Failure, Ref};
 
 /// What a download and an upload have in common: whose it is, where, and the task that tells the truth.
 #[derive(Debug)]
@@ -181,7 +181,10 @@ impl Client {
         };
         self.discard_task(task).await;
         match reason.split_first() {
-            Some((code, params)) => crate::Failure::new(label, code, params.to_vec()).into(),
+            Some((code, params)) => {
+                let failure = Failure::new(label, code, params.to_vec());
+                self.without_session(failure).await.map_or(error, Error::Xapi)
+            }
             None => error,
         }
     }

@@ -27,6 +27,7 @@ pub(super) async fn listen(listener: TcpListener, acceptor: TlsAcceptor, wire: W
     let mut connections = JoinSet::new();
     while let Ok((tcp, _)) = listener.accept().await {
         let (acceptor, wire) = (acceptor.clone(), wire.clone());
+        let _ = tcp.set_nodelay(true);
         connections.spawn(async move {
             if let Ok(tls) = acceptor.accept(tcp).await {
                 let mut stream = BufReader::new(tls);
