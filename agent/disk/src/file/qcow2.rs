@@ -116,7 +116,7 @@ impl Qcow2FileSink {
         let place = self.clusters * CLUSTER;
         let within = index(first % ENTRIES);
         for (entry, cluster) in self.level2[within..within + index(count)].iter_mut().zip(self.clusters..) {
-            *entry = cluster * CLUSTER | COPIED;
+            *entry = (cluster * CLUSTER) | COPIED;
         }
         self.clusters += count;
         self.level2_used = true;

@@ -96,7 +96,7 @@ fn punch(file: &File, offset: u64, len: u64) -> std::io::Result<()> {
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
         result => return Ok(result?),
     }
-    const ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+    static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
     let mut position = offset;
     while position < offset + len {
         let step = usize::try_from(offset + len - position).unwrap_or(usize::MAX).min(ZEROS.len());

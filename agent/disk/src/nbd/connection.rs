@@ -261,7 +261,7 @@ impl InFlight {
         let Request::Status { offset, len: wanted, .. } = self.job.request else {
             return Err(NbdError::Protocol("a block status that nobody asked for"));
         };
-        if !(12..=LONGEST).contains(&len) || (len - 4) % 8 != 0 {
+        if !(12..=LONGEST).contains(&len) || !(len - 4).is_multiple_of(8) {
             return Err(NbdError::Protocol("a block status of impossible length"));
         }
         if Some(stream.read_u32().await.map_err(broken)?) != context {

@@ -171,7 +171,7 @@ async fn one_connection(
     let connecting = async {
         match open {
             Some(connection) => Ok(connection),
-            None => shared.connect().await,
+            None => shared.connect().await.inspect(|_| shared.queue.opened()),
         }
     };
     let Some(connection) = shared.stop.run_until_cancelled(connecting).await else { return Ok(()) };
@@ -180,7 +180,6 @@ async fn one_connection(
     if found != size {
         return Err(Arc::new(NbdError::SizeChanged { expected: size, found }));
     }
-    shared.queue.opened();
     if let Err(error) = serve(shared, &mut connection, replies).await {
         let error = Arc::new(error);
         shared.give_back(connection.take_in_flight(), &error);

@@ -110,6 +110,11 @@ async fn read_table<R: AsyncRead + Unpin>(input: &mut Input<R>, header: &Header)
         let words = usize::try_from(header.entries - index).unwrap_or(usize::MAX).min(bytes.len() / 4);
         let part = bytes.get_mut(..words * 4).expect("the number of words is bounded by the buffer");
         input.exact(part, "block table").await?;
+        if index == 0
+            && let Some(line) = http_line(part)
+        {
+            return Err(VhdError::HttpText { part: "block table", line });
+        }
         let (words, _) = part.as_chunks::<4>();
         for word in words {
             let sector = u32::from_be_bytes(*word);

@@ -1,7 +1,7 @@
 //! Disk files, judged by qemu-img.
 
 use crate::support::servers::write_sparse;
-use crate::support::{MIB, chain, collect, disk, mixed_disk, noise, pool, pump, qemu_img, run, text};
+use crate::support::{MIB, chain, collect, disk, mixed_disk, noise, pool, pump, qemu_img, run, same_disk, text};
 use coffer_disk::Error;
 use coffer_disk::file::{Qcow2FileSink, RawFile, RawFileSink, RawFileSource, VhdFileSink};
 use coffer_extent::{BlockReader, BufferPool, Extent, ExtentSink, ExtentSource, MemorySource};
@@ -23,9 +23,9 @@ async fn every_format_is_the_same_disk(content: &[u8], step: usize) {
     assert!(std::fs::read(place("raw")).unwrap() == content);
     write(Qcow2FileSink::create(place("qcow2"), size).await.unwrap(), content, step).await;
     qemu_img(&["check", "-f", "qcow2", text(&place("qcow2"))]);
-    qemu_img(&["compare", "-s", "-f", "raw", "-F", "qcow2", text(&place("truth")), text(&place("qcow2"))]);
+    same_disk(&place("truth"), "qcow2", &place("qcow2"));
     write(VhdFileSink::create(place("vhd"), size).await.unwrap(), content, step).await;
-    qemu_img(&["compare", "-s", "-f", "raw", "-F", "vpc", text(&place("truth")), text(&place("vhd"))]);
+    same_disk(&place("truth"), "vpc", &place("vhd"));
     let file = tokio::fs::File::open(place("vhd")).await.unwrap();
     let mut source = coffer_disk::vhd::VhdSource::open(file, "the file", pool()).await.unwrap();
     assert!(collect(&mut source, vec![0xee; content.len()]).await.unwrap() == content);

@@ -6,6 +6,7 @@ use coffer_disk::nbd::NbdTarget;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -44,6 +45,7 @@ struct State {
     image: Vec<u8>,
     tls: Option<TlsAcceptor>,
     limit: usize,
+    patience: usize,
     fault: Option<Fault>,
     /// How often the fault still happens.
     faults_left: AtomicUsize,
@@ -56,12 +58,14 @@ struct State {
 pub(crate) struct Setup {
     pub(crate) tls: bool,
     pub(crate) limit: usize,
+    /// Content is sent only when so many connections have been open.
+    pub(crate) patience: usize,
     pub(crate) fault: Option<(Fault, usize)>,
 }
 
 impl Default for Setup {
     fn default() -> Setup {
-        Setup { tls: true, limit: 16, fault: None }
+        Setup { tls: true, limit: 16, patience: 0, fault: None }
     }
 }
 
@@ -72,6 +76,7 @@ impl Host {
             image,
             tls: pki.as_ref().map(acceptor),
             limit: setup.limit,
+            patience: setup.patience,
             fault: setup.fault.map(|(fault, _)| fault),
             faults_left: AtomicUsize::new(setup.fault.map_or(0, |(_, times)| times)),
             ..State::default()
@@ -100,6 +105,13 @@ impl Host {
     /// Connections that got as far as the open export.
     pub(crate) fn opened(&self) -> usize {
         self.state.opened.load(Ordering::SeqCst)
+    }
+
+    /// Waits until no connection is left.
+    pub(crate) async fn deserted(&self) {
+        while self.state.connections.load(Ordering::SeqCst) > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 
     /// Connections that have taken their leave.
@@ -201,6 +213,9 @@ impl State {
                 1 => 1,
                 _ => 22,
             };
+            while self.opened() < self.patience {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
             if self.happens(Fault::Garbage) {
                 stream.write_all(&[0x55; 4096]).await?;
                 stream.flush().await?;

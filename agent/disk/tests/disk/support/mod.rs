@@ -82,6 +82,12 @@ pub(crate) fn qemu_img(args: &[&str]) -> String {
     program("qemu-utils", "qemu-img", args)
 }
 
+/// Lets qemu-img compare an image with the raw truth: same content, same size.
+pub(crate) fn same_disk(truth: &Path, format: &str, image: &Path) {
+    let verdict = qemu_img(&["compare", "-f", "raw", "-F", format, text(truth), text(image)]);
+    assert_eq!(verdict.trim(), "Images are identical.");
+}
+
 pub(crate) fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
