@@ -4,8 +4,12 @@
 
 mod support;
 
+use std::time::Duration;
+
+use coffer_runtime::CancellationToken;
+use coffer_runtime::retry::Policy;
 use coffer_xapi::records::{Vm, VmRecord};
-use coffer_xapi::{Client, Error, FailureClass, Fingerprint, Ref, Repeat, probe};
+use coffer_xapi::{BUSY, Client, Error, FailureClass, Fingerprint, Ref, Repeat, probe};
 use serde_json::json;
 use support::{Host, Lie};
 
@@ -210,4 +214,63 @@ async fn storage_that_tracks_changes_is_told_from_storage_that_does_not() {
     for (kind, tracks) in [("nfs", true), ("linstor", false), ("unknown", false)] {
         assert_eq!(client.storage_tracks_changes(kind).await.unwrap(), tracks, "{kind}");
     }
+}
+
+#[tokio::test]
+async fn when_the_coordinator_is_gone_its_successor_is_found() {
+    let coordinator = Host::start().await;
+    coordinator.add("VM", "OpaqueRef:vm", json!({"name_label": "db"}));
+    let successor = coordinator.supporter("OpaqueRef:h2").await;
+    let client = coordinator.client().await;
+    drop(coordinator);
+    successor.promote();
+    assert_eq!(client.record(&vm("OpaqueRef:vm")).await.unwrap().name_label, "db");
+    assert_eq!(successor.lock().logins, 2);
+}
+
+#[tokio::test]
+async fn a_key_of_a_map_is_replaced_though_xapi_can_only_add_and_remove() {
+    let host = Host::start().await;
+    host.add("VM", "OpaqueRef:vm", json!({"other_config": {"k": "old", "other": "kept"}}));
+    let client = host.client().await;
+    client.set_other_config(&vm("OpaqueRef:vm"), "k", "new").await.unwrap();
+    // The answer to the adding is lost: it is repeated and finds the key there.
+    host.lie("VM.add_to_other_config", Lie::Failure("MAP_DUPLICATE_KEY", vec![]));
+    client.set_other_config(&vm("OpaqueRef:vm"), "k", "newer").await.unwrap();
+    let config = client.record(&vm("OpaqueRef:vm")).await.unwrap().other_config.clone();
+    assert_eq!((config["k"].as_str(), config["other"].as_str()), ("newer", "kept"));
+}
+
+#[tokio::test]
+async fn a_disk_that_a_broken_transfer_left_attached_is_freed_and_destroyed() {
+    let host = Host::start().await;
+    host.add("VDI", "OpaqueRef:vdi", json!({"VBDs": ["OpaqueRef:vbd"]}));
+    host.add("VBD", "OpaqueRef:vbd", json!({"VM": "OpaqueRef:dom0", "VDI": "OpaqueRef:vdi"}));
+    host.add("VM", "OpaqueRef:dom0", json!({"is_control_domain": true}));
+    let client = host.client().await;
+    let policy = Policy { initial: Duration::from_millis(1), max: Duration::from_millis(1), ..BUSY.with_attempts(3) };
+    let disk = Ref::new("OpaqueRef:vdi").unwrap();
+    let busy = || Lie::Failure("VDI_IN_USE", vec!["OpaqueRef:vdi".into(), "destroy".into()]);
+    for _ in 0..3 {
+        host.lie("Async.VDI.destroy", busy());
+    }
+    client.vdi_destroy_when_free(&disk, policy, &CancellationToken::new()).await.unwrap();
+    assert_eq!((host.called("Async.VDI.destroy"), host.called("Async.VBD.unplug")), (4, 1));
+    let state = host.lock();
+    assert!(state.db.get("VDI", "OpaqueRef:vdi").is_none() && state.db.get("VBD", "OpaqueRef:vbd").is_none());
+}
+
+#[tokio::test]
+async fn a_disk_that_a_vm_uses_is_left_to_it() {
+    let host = Host::start().await;
+    host.add("VDI", "OpaqueRef:vdi", json!({"VBDs": ["OpaqueRef:vbd"]}));
+    host.add("VBD", "OpaqueRef:vbd", json!({"VM": "OpaqueRef:vm", "VDI": "OpaqueRef:vdi"}));
+    host.add("VM", "OpaqueRef:vm", json!({"is_control_domain": false}));
+    let client = host.client().await;
+    host.lie("Async.VDI.destroy", Lie::Failure("VDI_IN_USE", vec![]));
+    let disk = Ref::new("OpaqueRef:vdi").unwrap();
+    let error =
+        client.vdi_destroy_when_free(&disk, BUSY.with_attempts(1), &CancellationToken::new()).await.unwrap_err();
+    assert!(error.is("VDI_IN_USE"), "{error}");
+    assert_eq!(host.called("Async.VBD.unplug"), 0);
 }

@@ -90,9 +90,10 @@ impl Download {
         while !self.ended && !self.broken {
             match self.next().await {
                 Ok(Some(_)) if self.received - end > MAX_TRAILING => {
-                    let (host, what) = (self.ticket.host.clone(), self.ticket.what.clone());
-                    self.abort().await?;
-                    return Err(Error::TrailingData { host, what, limit: MAX_TRAILING });
+                    let Self { ticket, _connection, body, .. } = self;
+                    drop((body, _connection));
+                    ticket.cancelled_or_logged().await;
+                    return Err(Error::TrailingData { host: ticket.host, what: ticket.what, limit: MAX_TRAILING });
                 }
                 Ok(_) => {}
                 // All was read that the reader wanted; that the connection then closed uncleanly is the task's to judge.

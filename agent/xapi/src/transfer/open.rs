@@ -47,6 +47,13 @@ impl Ticket {
         Ok(())
     }
 
+    /// As [`Ticket::cancelled`], where another error is to be returned.
+    pub(super) async fn cancelled_or_logged(&self) {
+        if let Err(error) = self.cancelled().await {
+            tracing::warn!(what = self.what, host = %self.host, error = &error as &dyn std::error::Error, "the end of an abandoned transfer was not seen");
+        }
+    }
+
     /// Of a broken transfer, the reason: what the task says rather than that a connection broke.
     pub(super) async fn reason(&self, broken: Error) -> Error {
         match self.client.task_outcome(&self.task, &self.label, self.client.timeouts().settle).await {

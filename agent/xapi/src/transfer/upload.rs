@@ -106,7 +106,7 @@ impl Upload {
         drop(pieces);
         if written != announced && !refused {
             drop(exchange);
-            ticket.cancelled().await?;
+            ticket.cancelled_or_logged().await;
             return Err(Error::Length { what: ticket.what, announced, written });
         }
         let settle = ticket.client.timeouts().settle;

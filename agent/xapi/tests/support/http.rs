@@ -20,7 +20,7 @@ pub(super) struct Wire {
     pub(super) state: Arc<Mutex<State>>,
     pub(super) changed: Arc<Notify>,
     /// On a supporter: where the coordinator is.
-    pub(super) coordinator: Option<String>,
+    pub(super) coordinator: Arc<Mutex<Option<String>>>,
 }
 
 pub(super) async fn listen(listener: TcpListener, acceptor: TlsAcceptor, wire: Wire) {
@@ -103,8 +103,8 @@ impl Wire {
         let failure = |code: &str, params: &[&str]| {
             Err((code.to_owned(), params.iter().map(|&param| param.to_owned()).collect::<Vec<String>>()))
         };
-        if let Some(coordinator) = &self.coordinator {
-            return failure("HOST_IS_SLAVE", &[coordinator]);
+        if let Some(coordinator) = self.coordinator.lock().unwrap().clone() {
+            return failure("HOST_IS_SLAVE", &[&coordinator]);
         }
         let mut state = self.lock();
         if method == "session.login_with_password" {
@@ -139,7 +139,7 @@ impl Wire {
                 state.db.update("task", &text(1), |task| task["status"] = json!("cancelled"));
                 Ok(json!(""))
             }
-            "Async.VM.snapshot" | "Async.VDI.destroy" | "Async.VM.destroy" => {
+            _ if method.starts_with("Async.") => {
                 if method == "Async.VM.snapshot" && params.len() == 4 && state.old {
                     return failure("MESSAGE_PARAMETER_COUNT_MISMATCH", &["VM.snapshot", "3", "4"]);
                 }
@@ -158,7 +158,6 @@ impl Wire {
                 );
                 Ok(json!(task))
             }
-            "VDI.get_allowed_operations" => Ok(json!([])),
             _ => match method.split_once('.') {
                 Some((class, "get_all_records")) => Ok(Value::Object(state.db.all(class))),
                 Some((class, "get_record")) => {
@@ -170,6 +169,29 @@ impl Wire {
                     false => failure("HANDLE_INVALID", &[class, &text(1)]),
                 },
                 Some((_, "create")) => Ok(json!("OpaqueRef:new")),
+                Some((class, rest)) if rest.starts_with("get_") => {
+                    let field = state.db.get(class, &text(1)).map(|record| record[&rest[4..]].clone());
+                    field.map_or_else(|| failure("HANDLE_INVALID", &[class, &text(1)]), Ok)
+                }
+                Some((class, rest)) if rest.starts_with("add_to_") || rest.starts_with("remove_from_") => {
+                    let (field, adds) = match rest.strip_prefix("add_to_") {
+                        Some(field) => (field, true),
+                        None => (&rest["remove_from_".len()..], false),
+                    };
+                    let key = text(2);
+                    let there = state.db.get(class, &text(1)).is_some_and(|record| record[field].get(&key).is_some());
+                    if adds && there {
+                        return failure("MAP_DUPLICATE_KEY", &[class, field, &text(1), &key]);
+                    }
+                    state.db.update(class, &text(1), |record| {
+                        if adds {
+                            record[field][&key] = json!(text(3));
+                        } else if let Some(map) = record[field].as_object_mut() {
+                            map.remove(&key);
+                        }
+                    });
+                    Ok(json!(""))
+                }
                 _ => failure("MESSAGE_METHOD_UNKNOWN", &[method]),
             },
         }

@@ -93,6 +93,7 @@ pub(crate) struct Host {
     pub(crate) pem: String,
     state: Arc<Mutex<State>>,
     changed: Arc<Notify>,
+    coordinator: Arc<Mutex<Option<String>>>,
     server: AbortOnDropHandle<()>,
 }
 
@@ -144,6 +145,7 @@ impl Host {
         changed: Arc<Notify>,
         coordinator: Option<String>,
     ) -> Self {
+        let coordinator = Arc::new(Mutex::new(coordinator));
         let made = rcgen::generate_simple_self_signed(vec![address.ip().to_string()]).unwrap();
         let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -157,7 +159,11 @@ impl Host {
         let server = tokio::spawn(http::listen(
             listener,
             acceptor,
-            http::Wire { state: Arc::clone(&state), changed: Arc::clone(&changed), coordinator },
+            http::Wire {
+                state: Arc::clone(&state),
+                changed: Arc::clone(&changed),
+                coordinator: Arc::clone(&coordinator),
+            },
         ));
         Self {
             endpoint: Endpoint::parse(&address.to_string()).unwrap(),
@@ -165,8 +171,14 @@ impl Host {
             pem: made.cert.pem(),
             state,
             changed,
+            coordinator,
             server: AbortOnDropHandle::new(server),
         }
+    }
+
+    /// Makes a supporter the coordinator.
+    pub(crate) fn promote(&self) {
+        *self.coordinator.lock().unwrap() = None;
     }
 
     /// Stops, and listens again at the same address with another certificate, as after a renewal.
