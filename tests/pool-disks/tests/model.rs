@@ -33,14 +33,14 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let disk = || 0..64usize;
     let offset = 0..4 * MIB;
     let step = prop_oneof![
-        8 => (disk(), offset.clone(), 1..300_000usize).prop_map(|(disk, offset, len)| Step::Write { disk, offset, len }),
+        10 => (disk(), offset.clone(), 1..300_000usize).prop_map(|(disk, offset, len)| Step::Write { disk, offset, len }),
         1 => (disk(), offset, 1..2 * MIB).prop_map(|(disk, offset, len)| Step::Zero { disk, offset, len }),
         5 => disk().prop_map(|disk| Step::Snapshot { disk }),
         2 => disk().prop_map(|disk| Step::Clone { disk }),
-        4 => disk().prop_map(|disk| Step::Destroy { disk }),
+        3 => disk().prop_map(|disk| Step::Destroy { disk }),
         1 => disk().prop_map(|disk| Step::DataDestroy { disk }),
         1 => disk().prop_map(|disk| Step::Grow { disk }),
-        2 => disk().prop_map(|disk| Step::Track { disk }),
+        3 => disk().prop_map(|disk| Step::Track { disk }),
         1 => disk().prop_map(|disk| Step::Untrack { disk }),
         4 => (1..6usize, prop::option::of(disk())).prop_map(|(steps, busy)| Step::Collect { steps, busy }),
         2 => Just(Step::Restart),
@@ -83,6 +83,8 @@ impl World {
         let disk = world.fresh();
         world.sr.store.create_disk(disk, 4 * MIB).unwrap();
         world.disks.insert(disk, (Kind::Live, vec![0; 4 << 20]));
+        world.sr.store.enable_cbt(disk).unwrap();
+        world.note(disk, Event::TrackingOn);
         world
     }
 
