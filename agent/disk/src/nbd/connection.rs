@@ -1,17 +1,19 @@
 //! One open connection: requests out, replies in, payload straight into the memory of its request.
 
 use super::negotiation::{self, Export};
-use super::queue::{Job, Request, Status};
+use super::queue::{Answer, Job, Request, Status};
 use super::target::{NbdOptions, NbdTarget};
 use super::tls::TlsSettings;
 use super::wire::{self, ChunkKind, Command, Header};
 use crate::NbdError;
-use coffer_extent::{BufferPool, RangeSet};
+use bytes::Bytes;
+use coffer_extent::{Buffer, BufferPool, RangeSet};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
@@ -306,23 +308,25 @@ impl InFlight {
 }
 
 /// Feeds a stream of replies to a client that has sent the given reads (offset and length), with the handles 1, 2, …,
-/// until all are answered or something is wrong. For tests of the parser with arbitrary bytes.
+/// and after them asks for the block status of the first 4 GiB, until all are answered or something is wrong. Returns
+/// the content of each read that was not refused. For tests of the parser with arbitrary bytes.
 pub async fn read_replies<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     structured: bool,
     reads: &[(u64, usize)],
     pool: &BufferPool,
-) -> Result<(), NbdError> {
+) -> Result<Vec<Option<Bytes>>, NbdError> {
     let export =
         Export { size: u64::MAX, minimum_block: 1, maximum_read: u64::MAX, structured, allocation_context: Some(1) };
     let mut connection = Connection::new(stream, export);
     let mut waiting = Vec::new();
     for &(offset, len) in reads {
-        let (job, answer) = Job::read(offset, len.min(pool.buffer_bytes()), pool.take().await);
+        let len = len.min(pool.buffer_bytes());
+        let (job, answer) = Job::read(offset, len, pool.take().await);
         connection.send(job).await?;
-        waiting.push(answer);
+        waiting.push((len, answer));
     }
-    let (job, answer) = Job::status(0, u32::MAX);
+    let (job, _status) = Job::status(0, u32::MAX);
     connection.send(job).await?;
     while connection.in_flight() > 0 {
         let header = connection.header().await?;
@@ -330,8 +334,10 @@ pub async fn read_replies<S: AsyncRead + AsyncWrite + Unpin>(
             job.fail(Arc::new(error));
         }
     }
-    drop((waiting, answer));
-    Ok(())
+    let content = |(len, mut answer): (usize, oneshot::Receiver<Answer<Buffer>>)| {
+        answer.try_recv().ok()?.ok().map(|buffer| buffer.freeze(len))
+    };
+    Ok(waiting.into_iter().map(content).collect())
 }
 
 async fn discard<S: AsyncRead + Unpin>(stream: &mut S, mut len: u32) -> Result<(), NbdError> {

@@ -70,7 +70,7 @@ impl NbdDisk {
                 let export = self.subject();
                 Error::NbdStatus { export, offset: position, source }
             })?;
-            zero = zero.union(&status.zero);
+            status.zero.iter().for_each(|range| zero.insert(range));
             position += status.covered;
         }
         Ok(Some(zero.complement(size)))

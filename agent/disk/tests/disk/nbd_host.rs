@@ -280,7 +280,7 @@ fn header(simple: bool, last: bool, kind: u16, handle: u64, len: u32) -> Vec<u8>
     bytes
 }
 
-fn replies(script: Vec<u8>) -> Result<(), NbdError> {
+fn replies(script: Vec<u8>) -> Result<Vec<Option<bytes::Bytes>>, NbdError> {
     let pool = BufferPool::new(4096, 1024);
     run(read_replies(Script(script, 0), true, &[(0, 1024), (1 << 40, 512)], &pool))
 }
@@ -311,6 +311,81 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn chunks_in_any_order_make_the_content(
+        cuts in prop::collection::btree_set(1u64..1024, 0..12),
+        order in any::<u64>(),
+        holes in any::<u16>(),
+    ) {
+        let content = noise(order, 1024);
+        let borders: Vec<u64> = [0].into_iter().chain(cuts).chain([1024]).collect();
+        let mut expected = content.clone();
+        let mut chunks = Vec::new();
+        for (index, pair) in borders.windows(2).enumerate() {
+            let (start, end) = (usize::try_from(pair[0]).unwrap(), usize::try_from(pair[1]).unwrap());
+            let (place, len) = (pair[0].to_be_bytes().to_vec(), u32::try_from(end - start).unwrap());
+            if holes & 1 << index != 0 {
+                expected[start..end].fill(0);
+                chunks.push([header(false, false, 2, 1, 12), place, len.to_be_bytes().to_vec()].concat());
+            } else {
+                chunks.push([header(false, false, 1, 1, len + 8), place, content[start..end].to_vec()].concat());
+            }
+        }
+        chunks.sort_by_key(|chunk| chunk.iter().fold(order, |mix, &byte| mix.rotate_left(7) ^ u64::from(byte)));
+        let rest = [header(false, true, 0, 1, 0), header(true, false, 5, 2, 0), header(true, false, 22, 3, 0)].concat();
+        let answer = replies([chunks.concat(), rest].concat()).unwrap();
+        prop_assert_eq!(answer, [Some(bytes::Bytes::from(expected)), None]);
+    }
+}
+
+fn any_ranges() -> impl Strategy<Value = Vec<(u64, u64)>> {
+    prop::collection::vec((0u64..9000, 1u64..3000), 0..5)
+        .prop_map(|ranges| ranges.into_iter().map(|(start, len)| (start, (start + len).min(9001))).collect())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(8))]
+
+    #[test]
+    fn any_delta_of_any_disk_arrives(
+        before in any_ranges(),
+        writes in any_ranges(),
+        step in 1usize..40,
+        buffers in 1usize..5,
+        connections in 1usize..4,
+        depth in 1usize..5,
+        tls in any::<bool>(),
+    ) {
+        const SIZE: u64 = 9001 * 1024;
+        let old = crate::support::disk(SIZE, &before);
+        let mut now = old.clone();
+        for (seed, &(start, end)) in (50..).zip(&writes) {
+            let range = usize::try_from(start * 1024).unwrap()..usize::try_from(end * 1024).unwrap();
+            let len = range.len();
+            now[range].copy_from_slice(&noise(seed, len));
+        }
+        let in_bytes = |ranges: &[(u64, u64)]| ranges.iter().map(|&(start, end)| start * 1024..end * 1024).collect::<RangeSet>();
+        let (changed, allocated) = (in_bytes(&writes), in_bytes(&before).union(&in_bytes(&writes)));
+        run(async {
+            let host = Host::start(now.clone(), Setup { tls, ..Setup::default() }).await;
+            let pool = BufferPool::new(buffers * step * 65536, step * 65536);
+            let options = NbdOptions { connections, depth, ..quick() };
+            let disk = NbdDisk::connect(vec![host.target()], options, pool).await.unwrap();
+            for (plan, previous) in [
+                (ReadPlan::full(SIZE), vec![0xee; old.len()]),
+                (ReadPlan::ranges(SIZE, &allocated, Rest::Zero), vec![0xee; old.len()]),
+                (ReadPlan::ranges(SIZE, &changed, Rest::Unchanged), old.clone()),
+                (ReadPlan::changed_and_allocated(SIZE, &changed, &allocated), old.clone()),
+            ] {
+                let (bytes, before) = (plan.bytes_to_read(), host.bytes_read());
+                assert!(collect(&mut disk.source(plan).unwrap(), previous).await.unwrap() == now);
+                assert_eq!(host.bytes_read() - before, bytes);
+            }
+        });
+    }
+}
+
 #[test]
 fn content_must_come_once_and_whole() {
     let data = |offset: u64, len: u32, last| {
@@ -328,5 +403,6 @@ fn content_must_come_once_and_whole() {
     let status = [header(false, true, 5, 3, 12), 1u32.to_be_bytes().to_vec(), 9u32.to_be_bytes().to_vec(), vec![0; 4]];
     let refused = [header(true, false, 5, 2, 0)].concat();
     let good = [data(0, 512, false), data(512, 512, true), refused, status.concat()].concat();
-    replies(good).unwrap();
+    let content = replies(good).unwrap();
+    assert_eq!(content, [Some(bytes::Bytes::from(vec![7; 1024])), None]);
 }
