@@ -1,10 +1,12 @@
 //! Starts a simulated pool inside the calling program, for tests of other crates.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::config::{Config, NbdMode, Profile};
 use crate::control::{Client, PoolInfo, SrSpec, VmSpec};
 use crate::error::Error;
+use crate::running::Running;
 
 /// Describes a pool; [`start`](Self::start) brings it up on free loopback ports.
 #[derive(Clone, Debug, Default)]
@@ -95,20 +97,23 @@ impl Builder {
 pub struct SimPool {
     info: PoolInfo,
     client: Client,
+    running: Arc<Running>,
 }
 
 impl SimPool {
-    async fn start(_config: Config) -> Result<Self, Error> {
-        Err(Error::NotReady)
+    async fn start(config: Config) -> Result<Self, Error> {
+        let running = Running::start(config).await?;
+        let info = running.info();
+        Ok(Self { client: Client::new(&info.control), info, running })
     }
 
-    /// Addresses, ports, user, fingerprints.
+    /// Addresses, ports, user, fingerprints, as they were at the start.
     #[must_use]
     pub fn info(&self) -> &PoolInfo {
         &self.info
     }
 
-    /// `https://127.0.0.1:<port>` of the coordinator.
+    /// `https://127.0.0.1:<port>` of the first coordinator.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.info.url
@@ -121,5 +126,7 @@ impl SimPool {
     }
 
     /// Closes everything and saves the state.
-    pub async fn shutdown(self) {}
+    pub async fn shutdown(self) {
+        self.running.stop().await;
+    }
 }

@@ -4,6 +4,8 @@
 
 mod api;
 mod client;
+mod server;
 
 pub use api::*;
 pub use client::{Client, ControlError};
+pub(crate) use server::serve;
