@@ -14,7 +14,7 @@ use pool_disks::{Disk, ReadAt, Result};
 use support::{MIB, Sr, content, id, same};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -27,10 +27,12 @@ const INFO: u32 = 6;
 const GO: u32 = 7;
 const STRUCTURED_REPLY: u32 = 8;
 
-/// One disk under the name `/disk`; counts what is open.
+/// One disk under the name `/disk`, and under `/slow` once it is let through; counts what is open.
 struct Host {
     disk: Disk,
     open: watch::Sender<usize>,
+    gate: Arc<Semaphore>,
+    asked: watch::Sender<bool>,
 }
 
 struct Opened {
@@ -42,8 +44,13 @@ struct Opened {
 #[async_trait]
 impl Exports for Host {
     async fn open(&self, name: &str, _peer: SocketAddr) -> Option<Arc<dyn Export>> {
-        if name != "/disk" {
-            return None;
+        match name {
+            "/disk" => {}
+            "/slow" => {
+                self.asked.send_replace(true);
+                self.gate.acquire().await.ok()?.forget();
+            }
+            _ => return None,
         }
         self.open.send_modify(|open| *open += 1);
         Some(Arc::new(Opened { size: self.disk.size().ok()?, disk: self.disk.clone(), open: self.open.clone() }))
@@ -73,6 +80,8 @@ struct Fixture {
     server: NbdServer,
     address: SocketAddr,
     open: watch::Receiver<usize>,
+    gate: Arc<Semaphore>,
+    asked: watch::Receiver<bool>,
     shutdown: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -82,7 +91,9 @@ impl Fixture {
         let sr = Sr::thin();
         let disk = sr.filled(id(1), 8 * MIB, 3);
         let (sender, open) = watch::channel(0);
-        let host = Host { disk: disk.clone(), open: sender };
+        let (asking, asked) = watch::channel(false);
+        let gate = Arc::new(Semaphore::new(0));
+        let host = Host { disk: disk.clone(), open: sender, gate: gate.clone(), asked: asking };
         let server = NbdServer::new(mode, MAX_CONNECTIONS, Arc::new(host));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -91,7 +102,7 @@ impl Fixture {
             let (server, shutdown) = (server.clone(), shutdown.clone());
             async move { server.serve(listener, shutdown).await }
         });
-        Self { _sr: sr, disk, server, address, open, shutdown, task }
+        Self { _sr: sr, disk, server, address, open, gate, asked, shutdown, task }
     }
 
     async fn connect(&self) -> Client {
@@ -278,6 +289,21 @@ async fn every_export_is_closed_whatever_ends_its_connection() {
     host.shutdown.cancel();
     timeout(Duration::from_secs(20), &mut host.task).await.expect("in time").unwrap();
     assert_eq!(*host.open.borrow(), 0, "serving ends when all is closed");
+}
+
+#[tokio::test]
+async fn an_export_that_opens_after_its_client_and_server_left_is_closed() {
+    let mut host = Fixture::start(Mode::Plain).await;
+    let mut client = host.connect().await;
+    client.option(EXPORT_NAME, b"/slow").await;
+    let asked = host.asked.wait_for(|asked| *asked);
+    timeout(Duration::from_secs(20), asked).await.expect("in time").unwrap();
+    drop(client);
+    host.shutdown.cancel();
+    host.gate.add_permits(1);
+    timeout(Duration::from_secs(20), &mut host.task).await.expect("in time").unwrap();
+    assert_eq!(host.gate.available_permits(), 0, "it was opened");
+    assert_eq!(*host.open.borrow(), 0, "and closed");
 }
 
 #[tokio::test]
