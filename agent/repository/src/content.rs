@@ -42,7 +42,8 @@ pub(crate) enum Layout {
 impl Layout {
     /// Looks the lengths up. Fails with the first range that no index knows, or when they do not add up to the file.
     pub(crate) fn of(path: &str, content: &FileContent, map: &IndexMap) -> Result<Self, Error> {
-        let unreadable = |start, end, source| Error::Unreadable { path: path.to_owned(), start, end, source: Box::new(source) };
+        let unreadable =
+            |start, end, source| Error::Unreadable { path: path.to_owned(), start, end, source: Box::new(source) };
         let size = content.size();
         let mut end = 0_u64;
         let (mut chunk, mut ends) = (None, None::<Vec<u64>>);

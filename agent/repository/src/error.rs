@@ -163,7 +163,9 @@ impl Error {
             Self::Unreadable { source, .. } => source.advice(),
             Self::NoRepository { .. } => "make one, or check that the remote is mounted and is the right one",
             Self::RepositoryExists { .. } => "open it instead; to begin anew, use an empty folder",
-            Self::ConfigLost { .. } => "copy `config` back from another copy of this repository; do not make a new one here",
+            Self::ConfigLost { .. } => {
+                "copy `config` back from another copy of this repository; do not make a new one here"
+            }
             Self::WrongPassword { .. } => "give the password this repository was made with, or another one added to it",
             Self::LastKey => "add another password first",
             Self::ChunkSize { .. } => "choose 1 MiB unless you know better",

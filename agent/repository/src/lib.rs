@@ -5,6 +5,7 @@ mod error;
 pub mod format;
 mod id;
 mod index;
+mod lock;
 mod meta;
 mod objects;
 mod options;
@@ -13,6 +14,7 @@ mod prune;
 mod reader;
 mod repository;
 mod session;
+mod walk;
 
 pub use check::CheckReport;
 pub use content::FileContent;

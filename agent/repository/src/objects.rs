@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use coffer_remote::{ObjectInfo, ObjectName, Remote};
 
-use crate::format::{BlobKind, Codec, Fault, IV_BYTES, MasterKey, OVERHEAD, PackedBlob, header_bytes, parse_pack_header};
+use crate::format::{
+    BlobKind, Codec, Fault, IV_BYTES, MasterKey, OVERHEAD, PackedBlob, header_bytes, parse_pack_header,
+};
 use crate::id::sha256;
 use crate::options::Compression;
 use crate::{BlobId, Error, IndexId, PackId, SnapshotId};
@@ -15,6 +17,10 @@ use crate::{BlobId, Error, IndexId, PackId, SnapshotId};
 const ROOT: &str = "repository";
 /// The most that a pack's header may take: 16 MiB, some 400 000 blobs.
 const MAX_HEADER: u32 = 16 << 20;
+/// The largest piece of a file that is opened: other programs cut at 8 MiB at the latest.
+const MAX_DATA: u32 = 64 << 20;
+/// The largest tree that is opened whole.
+const MAX_TREE: u32 = 1 << 30;
 
 /// Names an object or folder of the repository. The parts are constants and hexadecimal ids: always valid.
 pub(crate) fn name(below: &str) -> ObjectName {
@@ -106,7 +112,8 @@ impl Objects {
     fn tool(&self, room: usize) -> Tool {
         let used = self.tools.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut tool = used.unwrap_or_else(|| Tool {
-            codec: Codec::new(self.compression).expect("zstd has a context for levels 1 and 3 unless memory is exhausted"),
+            codec: Codec::new(self.compression)
+                .expect("zstd has a context for levels 1 and 3 unless memory is exhausted"),
             room: Vec::new(),
         });
         if tool.room.len() < room {
@@ -147,6 +154,21 @@ impl Objects {
         opened
     }
 
+    /// Opens a sealed blob and checks its hash. For a blocking thread.
+    pub(crate) fn open_blob(&self, blob: &PackedBlob, sealed: &[u8]) -> Result<Vec<u8>, Fault> {
+        let limit = match blob.kind {
+            BlobKind::Data => MAX_DATA,
+            BlobKind::Tree => MAX_TREE,
+        };
+        let length = blob.plain_bytes();
+        if length > limit {
+            return Err(Fault::Malformed("it says that it is larger than any blob"));
+        }
+        let mut room = vec![0; length as usize];
+        self.open_blob_into(blob, sealed, &mut room)?;
+        Ok(room)
+    }
+
     fn open_with(&self, tool: &mut Tool, blob: &PackedBlob, sealed: &[u8], room: &mut [u8]) -> Result<(), Fault> {
         let Tool { codec, room: scratch } = tool;
         let scratch = scratch.get_mut(..sealed.len()).ok_or(Fault::Cut)?;
@@ -182,9 +204,8 @@ impl Objects {
         let sealed = self.read_pack(pack, range_of(&blob)).await?;
         let (objects, pack) = (self.clone(), *pack);
         blocking(move || {
-            let mut room = vec![0; blob.plain_bytes() as usize];
-            objects.open_blob_into(&blob, &sealed, &mut room).map_err(|fault| damaged_blob(&pack, &blob.id, fault))?;
-            Ok(Bytes::from(room))
+            let opened = objects.open_blob(&blob, &sealed).map_err(|fault| damaged_blob(&pack, &blob.id, fault))?;
+            Ok(Bytes::from(opened))
         })
         .await
     }
@@ -198,7 +219,8 @@ impl Objects {
         let start = tail_start.checked_sub(u64::from(length)).filter(|_| length <= MAX_HEADER);
         let start = start.ok_or_else(|| damaged(Fault::Malformed("its header is longer than it can be")))?;
         let mut sealed = self.read_pack(pack, start..tail_start).await?.to_vec();
-        let blobs = self.key.open_in_place(&mut sealed).and_then(|header| parse_pack_header(header)).map_err(damaged)?;
+        let blobs =
+            self.key.open_in_place(&mut sealed).and_then(|header| parse_pack_header(header)).map_err(damaged)?;
         let expected = blobs.iter().map(|blob| u64::from(blob.length)).sum::<u64>() + header_bytes(&blobs) as u64;
         if expected == size { Ok(blobs) } else { Err(damaged(Fault::Size { found: size, expected })) }
     }

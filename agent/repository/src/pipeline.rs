@@ -86,7 +86,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Pipeline {
-    pub(crate) fn new(objects: Arc<Objects>, index: Arc<Index>, workers: usize, packs: usize, chunk_bytes: usize) -> Self {
+    pub(crate) fn new(
+        objects: Arc<Objects>,
+        index: Arc<Index>,
+        workers: usize,
+        packs: usize,
+        chunk_bytes: usize,
+    ) -> Self {
         let pack_bytes = PACK_TARGET + chunk_bytes + OVERHEAD + MAX_BLOBS * ENTRY + OVERHEAD + 4;
         Self {
             objects,
@@ -147,7 +153,12 @@ impl Pipeline {
     }
 
     /// Stores a sealed blob unless it is known; for blobs that were sealed elsewhere (trees, repacked ones).
-    pub(crate) async fn store_sealed(self: &Arc<Self>, key: BlobKey, sealed: &[u8], uncompressed: Option<u32>) -> Stored {
+    pub(crate) async fn store_sealed(
+        self: &Arc<Self>,
+        key: BlobKey,
+        sealed: &[u8],
+        uncompressed: Option<u32>,
+    ) -> Stored {
         let Some(claim) = self.claim(key) else { return Stored { id: key.1, new_bytes: None } };
         self.add(claim, sealed, uncompressed).await;
         Stored { id: key.1, new_bytes: Some(sealed.len() as u64) }
@@ -163,7 +174,7 @@ impl Pipeline {
     fn claim(self: &Arc<Self>, key: BlobKey) -> Option<Claim> {
         let mut claims = lock(&self.claims);
         // A claim ends after its blob is in the index: under this lock nobody can miss both.
-        if claims.contains(&key) || self.index.map().contains(&key) {
+        if claims.contains(&key) || self.index.map().is_reusable(&key) {
             return None;
         }
         claims.insert(key);
@@ -180,7 +191,8 @@ impl Pipeline {
         let room = self.buffers.buffer_bytes() - MAX_BLOBS * ENTRY - OVERHEAD - 4;
         let Ok(length) = u32::try_from(sealed.len()) else {
             // 4 GiB in one blob: no caller makes such a thing, and no pack can hold it.
-            return self.fail(Error::damaged(format!("new blob {id}"), crate::format::Fault::Malformed("it is too large")));
+            return self
+                .fail(Error::damaged(format!("new blob {id}"), crate::format::Fault::Malformed("it is too large")));
         };
         let mut packed = PackedBlob { id, kind, offset: 0, length, uncompressed };
         if sealed.len() > room {

@@ -19,7 +19,7 @@ use crate::objects::{BlobKey, Objects, blocking, damaged_blob, ids, name, range_
 use crate::pipeline::Pipeline;
 use crate::reader::Cache;
 use crate::session::BackupSession;
-use crate::{BackupOptions, BlobId, Error, IndexId, KeyId, Point, PointInfo, RepositoryId, RepositoryOptions, SnapshotId};
+use crate::{BackupOptions, BlobId, Error, KeyId, Point, PointInfo, RepositoryId, RepositoryOptions, SnapshotId};
 
 /// Key files tried when a repository is opened.
 const MAX_KEYS: usize = 32;
@@ -61,7 +61,11 @@ impl Repository {
     ///
     /// # Errors
     /// [`Error::RepositoryExists`]; [`Error::ConfigLost`]; [`Error::ChunkSize`]; [`Error::Remote`].
-    pub async fn init(remote: Arc<dyn Remote>, password: &SecretString, options: RepositoryOptions) -> Result<Self, Error> {
+    pub async fn init(
+        remote: Arc<dyn Remote>,
+        password: &SecretString,
+        options: RepositoryOptions,
+    ) -> Result<Self, Error> {
         let bytes = options.chunk_bytes;
         if !bytes.is_power_of_two() || !CHUNK_BYTES.contains(&bytes) {
             return Err(Error::ChunkSize { bytes });
@@ -97,7 +101,11 @@ impl Repository {
     ///
     /// # Errors
     /// [`Error::NoRepository`]; [`Error::WrongPassword`]; [`Error::Damaged`]; [`Error::Remote`].
-    pub async fn open(remote: Arc<dyn Remote>, password: &SecretString, options: RepositoryOptions) -> Result<Self, Error> {
+    pub async fn open(
+        remote: Arc<dyn Remote>,
+        password: &SecretString,
+        options: RepositoryOptions,
+    ) -> Result<Self, Error> {
         let Some(config) = read_if_present(&*remote, &name("config")).await? else {
             return Err(Error::NoRepository { remote: remote.describe() });
         };
@@ -288,11 +296,6 @@ impl Inner {
         }
         Ok(Listed { readable, damaged })
     }
-
-    /// Takes in what others wrote; fails where that must be known whole.
-    pub(crate) async fn refresh_whole(&self) -> Result<Vec<(IndexId, String)>, Error> {
-        self.index.refresh().await
-    }
 }
 
 fn parse_tree(reader: impl Read, id: BlobId) -> Result<Tree, Fault> {
@@ -311,9 +314,10 @@ fn parse_tree(reader: impl Read, id: BlobId) -> Result<Tree, Fault> {
 }
 
 pub(crate) fn info_of(id: SnapshotId, snapshot: &Snapshot) -> Result<PointInfo, Error> {
-    let time: Timestamp = snapshot.time.parse().map_err(|_| {
-        Error::damaged(snapshot_name(&id), Fault::Malformed("its time is not a time"))
-    })?;
+    let time: Timestamp = snapshot
+        .time
+        .parse()
+        .map_err(|_| Error::damaged(snapshot_name(&id), Fault::Malformed("its time is not a time")))?;
     let vm = snapshot.tags.iter().find_map(|tag| tag.strip_prefix(VM_TAG)?.parse().ok());
     let Snapshot { hostname, tags, parent, .. } = snapshot.clone();
     Ok(PointInfo { id, time, vm, hostname, tags, parent })

@@ -61,7 +61,10 @@ async fn stock_restic_lists_dumps_and_checks_what_we_wrote() {
     two.publish().await.unwrap();
 
     let listed = stdout(&restic(folder.path(), &["snapshots", "--json"]));
-    assert!(listed.contains(&one.snapshot_id().to_string()) && listed.contains(&two.snapshot_id().to_string()), "{listed}");
+    assert!(
+        listed.contains(&one.snapshot_id().to_string()) && listed.contains(&two.snapshot_id().to_string()),
+        "{listed}"
+    );
     assert!(listed.contains("vm=00000000-0000-0000-0000-000000000007") && listed.contains("web 1"), "{listed}");
     let files = stdout(&restic(folder.path(), &["ls", &two.snapshot_id().to_string()]));
     assert!(files.contains("/disks/xvda.raw") && files.contains("/disks/xvdb.raw"), "{files}");

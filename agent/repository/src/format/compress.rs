@@ -58,7 +58,8 @@ impl Codec {
         self.sample.clear();
         for place in plain.chunks(plain.len() / SAMPLES).take(SAMPLES) {
             let begin = place.len().saturating_sub(SAMPLE_BYTES) / 2;
-            self.sample.extend_from_slice(place.get(begin..).unwrap_or_default().get(..SAMPLE_BYTES).unwrap_or_default());
+            self.sample
+                .extend_from_slice(place.get(begin..).unwrap_or_default().get(..SAMPLE_BYTES).unwrap_or_default());
         }
         let limit = self.sample.len() - self.sample.len() / 16;
         room.get_mut(..limit).is_some_and(|room| self.compressor.compress_to_buffer(&self.sample, room).is_ok())
@@ -80,7 +81,10 @@ pub(crate) fn encode_unpacked(json: &[u8]) -> io::Result<Vec<u8>> {
 }
 
 /// Reads the JSON out of the plain bytes of a file; the reader is bounded.
-pub(crate) fn decode_unpacked<T>(plain: &[u8], read: impl FnOnce(&mut dyn Read) -> Result<T, Fault>) -> Result<T, Fault> {
+pub(crate) fn decode_unpacked<T>(
+    plain: &[u8],
+    read: impl FnOnce(&mut dyn Read) -> Result<T, Fault>,
+) -> Result<T, Fault> {
     match plain.split_first() {
         Some((b'{' | b'[', _)) => read(&mut &*plain),
         Some((&ENCODING, packed)) => read(&mut decoder(packed, MAX_UNPACKED)?),

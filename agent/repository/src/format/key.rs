@@ -76,11 +76,16 @@ impl KeyFile {
     fn params(&self) -> Result<scrypt::Params, Fault> {
         let memory = self.n.checked_mul(128 * u64::from(self.r));
         let work = memory.and_then(|memory| memory.checked_mul(u64::from(self.p)));
-        if !self.n.is_power_of_two() || memory.is_none_or(|memory| memory > MAX_MEMORY) || work.is_none_or(|work| work > MAX_WORK) {
+        if !self.n.is_power_of_two()
+            || memory.is_none_or(|memory| memory > MAX_MEMORY)
+            || work.is_none_or(|work| work > MAX_WORK)
+        {
             return Err(Fault::Malformed("its scrypt parameters are out of bounds"));
         }
-        let log_n = u8::try_from(self.n.trailing_zeros()).map_err(|_| Fault::Malformed("its scrypt parameters are out of bounds"))?;
-        scrypt::Params::new(log_n, self.r, self.p, 64).map_err(|_| Fault::Malformed("its scrypt parameters are out of bounds"))
+        let log_n = u8::try_from(self.n.trailing_zeros())
+            .map_err(|_| Fault::Malformed("its scrypt parameters are out of bounds"))?;
+        scrypt::Params::new(log_n, self.r, self.p, 64)
+            .map_err(|_| Fault::Malformed("its scrypt parameters are out of bounds"))
     }
 
     /// Seals `master` for `password`. Takes as long as `cost` says: not for an async thread.
@@ -140,7 +145,8 @@ impl KeyFile {
 
 fn derive(password: &SecretString, salt: &[u8], params: &scrypt::Params) -> Result<MasterKey, String> {
     let mut bytes = Zeroizing::new([0; 64]);
-    scrypt::scrypt(password.expose_secret().as_bytes(), salt, params, &mut *bytes).map_err(|error| error.to_string())?;
+    scrypt::scrypt(password.expose_secret().as_bytes(), salt, params, &mut *bytes)
+        .map_err(|error| error.to_string())?;
     Ok(MasterKey::from_derived(&bytes))
 }
 
@@ -169,13 +175,13 @@ mod tests {
     #[test]
     fn a_key_file_that_asks_for_the_memory_of_the_machine_is_refused() {
         let file = |n: u64, r: u32, p: u32| {
-            let json = format!(
-                r#"{{"created":"","kdf":"scrypt","N":{n},"r":{r},"p":{p},"salt":"","data":""}}"#
-            );
+            let json = format!(r#"{{"created":"","kdf":"scrypt","N":{n},"r":{r},"p":{p},"salt":"","data":""}}"#);
             KeyFile::parse(json.as_bytes()).map(|_| ())
         };
         assert!(file(32768, 8, 6).is_ok());
-        for (n, r, p) in [(1 << 40, 8, 1), (u64::MAX, u32::MAX, 1), (32768, 8, u32::MAX), (3, 8, 1), (0, 8, 1), (32768, 0, 1)] {
+        for (n, r, p) in
+            [(1 << 40, 8, 1), (u64::MAX, u32::MAX, 1), (32768, 8, u32::MAX), (3, 8, 1), (0, 8, 1), (32768, 0, 1)]
+        {
             assert!(file(n, r, p).is_err(), "{n} {r} {p}");
         }
     }

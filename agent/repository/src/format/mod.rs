@@ -16,14 +16,14 @@ mod tree;
 pub(crate) use compress::{Codec, decode_unpacked, decoder, encode_unpacked};
 pub use config::Config;
 pub(crate) use crypto::{IV_BYTES, MasterKey, OVERHEAD};
-pub(crate) use index::{IndexWriter, IndexedBlob, IndexedPack, MAX_BLOBS as MAX_INDEX_BLOBS};
 pub use index::IndexFile;
+pub(crate) use index::{IndexWriter, IndexedBlob, IndexedPack, MAX_BLOBS as MAX_INDEX_BLOBS};
 pub use key::KeyFile;
 pub use pack::{BlobKind, PackedBlob, parse_pack_header};
 pub(crate) use pack::{encode_pack_header, header_bytes};
 pub use snapshot::Snapshot;
-pub(crate) use tree::{TreeWriter, read_tree};
 pub use tree::{Node, NodeKind, Tree};
+pub(crate) use tree::{TreeWriter, read_tree};
 
 use std::io;
 

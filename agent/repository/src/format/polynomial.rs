@@ -11,7 +11,7 @@ const TRIES: usize = 100_000;
 
 /// A polynomial over GF(2); bit `n` is the coefficient of `x^n`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Polynomial(u64);
+pub(super) struct Polynomial(u64);
 
 impl Polynomial {
     /// A random irreducible one.
@@ -74,7 +74,8 @@ mod tests {
     #[test]
     fn a_product_of_two_polynomials_is_not_irreducible() {
         // (x^26 + x + 1)(x^27 + x^2 + 1), multiplied by hand.
-        let product = (1 << 53) | (1 << 28) | (1 << 27) | (1 << 26) | (1 << 28) ^ (1 << 28) | (1 << 3) | (1 << 2) | (1 << 1) | 1;
+        let product =
+            (1 << 53) | (1 << 28) | (1 << 27) | (1 << 26) | (1 << 28) ^ (1 << 28) | (1 << 3) | (1 << 2) | (1 << 1) | 1;
         assert!(!Polynomial(product).is_irreducible());
         assert!(Polynomial::random().is_irreducible());
     }

@@ -37,9 +37,7 @@ impl Snapshot {
     /// # Errors
     /// [`Fault::Json`], [`Fault::Compression`] or [`Fault::Malformed`].
     pub fn parse(plain: &[u8]) -> Result<Self, Fault> {
-        decode_unpacked(plain, |reader: &mut dyn Read| {
-            Ok(serde_json::from_reader(std::io::BufReader::new(reader))?)
-        })
+        decode_unpacked(plain, |reader: &mut dyn Read| Ok(serde_json::from_reader(std::io::BufReader::new(reader))?))
     }
 
     pub(crate) fn encode(&self) -> Result<Vec<u8>, Fault> {

@@ -69,7 +69,9 @@ fn unquote(quoted: &str) -> Option<String> {
         }
         let escape = letters.next()?;
         let mut number = |digits: usize, radix: u32, begun: u32| {
-            (0..digits).try_fold(begun, |value: u32, _| value.checked_mul(radix)?.checked_add(letters.next()?.to_digit(radix)?))
+            (0..digits).try_fold(begun, |value: u32, _| {
+                value.checked_mul(radix)?.checked_add(letters.next()?.to_digit(radix)?)
+            })
         };
         match escape {
             'a' => bytes.push(7),

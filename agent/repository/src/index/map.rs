@@ -1,6 +1,6 @@
 //! The index in memory: 48 bytes a blob in sorted buckets, plus at most an eighth of growth.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::format::{BlobKind, IndexedPack, PackedBlob, header_bytes};
 use crate::objects::BlobKey;
@@ -29,6 +29,8 @@ pub(crate) struct PackRecord {
     pub(crate) id: PackId,
     /// Bytes of the file, as they follow from what the index lists.
     pub(crate) size: u64,
+    /// It will be deleted: nothing new may refer to it.
+    pub(crate) is_marked: bool,
 }
 
 /// Where a blob stands.
@@ -40,17 +42,18 @@ pub(crate) struct Location {
     pub(crate) blob: PackedBlob,
 }
 
-/// Blobs by kind and id; of several copies the first added counts.
-#[derive(Debug)]
+/// Blobs by kind and id; of several copies the first added counts, but one in a pack that is not marked beats one in a pack that is.
+#[derive(Debug, Clone)]
 pub(crate) struct IndexMap {
     buckets: Vec<Vec<Entry>>,
     packs: Vec<PackRecord>,
     numbers: HashMap<PackId, u32>,
+    marked: HashSet<PackId>,
 }
 
 impl Default for IndexMap {
     fn default() -> Self {
-        Self { buckets: vec![Vec::new(); BUCKETS], packs: Vec::new(), numbers: HashMap::new() }
+        Self { buckets: vec![Vec::new(); BUCKETS], packs: Vec::new(), numbers: HashMap::new(), marked: HashSet::new() }
     }
 }
 
@@ -59,6 +62,24 @@ fn bucket(id: &[u8; 32]) -> usize {
 }
 
 impl IndexMap {
+    /// An empty map that knows which packs will be deleted.
+    pub(crate) fn with_marked(marked: HashSet<PackId>) -> Self {
+        Self { marked, ..Self::default() }
+    }
+
+    /// Packs that will be deleted, whether they are in this map or not.
+    pub(crate) fn marked(&self) -> &HashSet<PackId> {
+        &self.marked
+    }
+
+    /// Replaces what is known of which packs will be deleted.
+    pub(crate) fn set_marked(&mut self, marked: HashSet<PackId>) {
+        self.marked = marked;
+        for pack in &mut self.packs {
+            pack.is_marked = self.marked.contains(&pack.id);
+        }
+    }
+
     /// Adds a pack, unless it is known.
     pub(crate) fn add(&mut self, pack: &IndexedPack) {
         let Some(number) = u32::try_from(self.packs.len()).ok().filter(|number| number & TREE == 0) else { return };
@@ -68,17 +89,28 @@ impl IndexMap {
         self.numbers.insert(pack.id, number);
         let bytes: u64 = pack.blobs.iter().map(|blob| u64::from(blob.0.length)).sum();
         let size = bytes + header_bytes(pack.blobs.iter().map(|blob| &blob.0)) as u64;
-        self.packs.push(PackRecord { id: pack.id, size });
+        let is_marked = self.marked.contains(&pack.id);
+        self.packs.push(PackRecord { id: pack.id, size, is_marked });
         for blob in &pack.blobs {
             let PackedBlob { id, kind, offset, length, uncompressed } = blob.0;
             let flag = if kind == BlobKind::Tree { TREE } else { 0 };
-            let entry = Entry { id: id.0, pack: number | flag, offset, length, uncompressed: uncompressed.unwrap_or(0) };
+            let entry =
+                Entry { id: id.0, pack: number | flag, offset, length, uncompressed: uncompressed.unwrap_or(0) };
             let bucket = &mut self.buckets[bucket(&id.0)];
-            if let Err(place) = bucket.binary_search_by_key(&(id.0, kind), key_of) {
-                if bucket.len() == bucket.capacity() {
-                    bucket.reserve_exact(bucket.len() / 8 + 4);
+            match bucket.binary_search_by_key(&(id.0, kind), key_of) {
+                Ok(place) => {
+                    let known = &mut bucket[place];
+                    let is_better = !is_marked && self.packs[(known.pack & !TREE) as usize].is_marked;
+                    if is_better {
+                        *known = entry;
+                    }
                 }
-                bucket.insert(place, entry);
+                Err(place) => {
+                    if bucket.len() == bucket.capacity() {
+                        bucket.reserve_exact(bucket.len() / 8 + 4);
+                    }
+                    bucket.insert(place, entry);
+                }
             }
         }
     }
@@ -94,8 +126,26 @@ impl IndexMap {
         self.location(bucket.get(place)?)
     }
 
-    pub(crate) fn contains(&self, (kind, id): &BlobKey) -> bool {
-        self.buckets[bucket(&id.0)].binary_search_by_key(&(id.0, *kind), key_of).is_ok()
+    /// Whether a new snapshot may refer to the blob: it is here, and will stay.
+    pub(crate) fn is_reusable(&self, key: &BlobKey) -> bool {
+        self.get(key).is_some_and(|found| !self.packs[found.pack_number as usize].is_marked)
+    }
+
+    /// Where each bucket begins in the order of [`Self::blobs`]; for [`Self::ordinal`], until the next change.
+    pub(crate) fn bucket_starts(&self) -> Vec<usize> {
+        let start = |sum: &mut usize, bucket: &Vec<Entry>| {
+            let start = *sum;
+            *sum += bucket.len();
+            Some(start)
+        };
+        self.buckets.iter().scan(0, start).collect()
+    }
+
+    /// The place of a blob in the order of [`Self::blobs`].
+    pub(crate) fn ordinal(&self, starts: &[usize], (kind, id): &BlobKey) -> Option<usize> {
+        let number = bucket(&id.0);
+        let place = self.buckets[number].binary_search_by_key(&(id.0, *kind), key_of).ok()?;
+        Some(starts.get(number)? + place)
     }
 
     fn location(&self, entry: &Entry) -> Option<Location> {
@@ -143,6 +193,22 @@ mod tests {
     use super::*;
     use crate::format::IndexedBlob;
 
+    #[test]
+    fn a_copy_that_will_stay_beats_one_that_will_go() {
+        let blob = PackedBlob { id: BlobId([9; 32]), kind: BlobKind::Data, offset: 0, length: 40, uncompressed: None };
+        let pack = |id| IndexedPack { id: PackId([id; 32]), blobs: vec![IndexedBlob(blob)] };
+        let key = (BlobKind::Data, blob.id);
+        let mut map = IndexMap::with_marked(HashSet::from([PackId([1; 32])]));
+        map.add(&pack(1));
+        assert!(!map.is_reusable(&key));
+        map.add(&pack(2));
+        map.add(&pack(3));
+        assert_eq!(map.get(&key).unwrap().pack, PackId([2; 32]));
+        assert!(map.is_reusable(&key));
+        map.set_marked(HashSet::from([PackId([2; 32])]));
+        assert!(!map.is_reusable(&key));
+    }
+
     proptest! {
         #[test]
         fn every_added_blob_is_found_at_its_first_place(
@@ -165,11 +231,15 @@ mod tests {
             }
             map.shrink();
             prop_assert_eq!(map.len(), model.len());
+            let starts = map.bucket_starts();
+            for (place, found) in map.blobs().enumerate() {
+                prop_assert_eq!(map.ordinal(&starts, &(found.blob.kind, found.blob.id)), Some(place));
+            }
             prop_assert_eq!(map.blobs().count(), model.len());
             for (key, (pack, blob)) in &model {
                 let found = map.get(key).unwrap();
                 prop_assert_eq!((found.pack, found.blob), (*pack, *blob));
-                prop_assert!(map.contains(key));
+                prop_assert!(map.is_reusable(key));
             }
             prop_assert!(map.get(&(BlobKind::Data, BlobId([200; 32]))).is_none());
         }

@@ -13,9 +13,10 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::format::{Fault, IndexFile, IndexWriter, IndexedPack};
 use crate::objects::{BlobKey, Objects, blocking, ids, index_name, name};
-use crate::{Error, IndexId};
+use crate::prune::Marks;
+use crate::{Error, IndexId, PackId};
 
-pub(crate) use map::{IndexMap, Location, PackRecord};
+pub(crate) use map::{IndexMap, Location};
 
 /// Index files read at one time.
 const PARALLEL_READS: usize = 4;
@@ -65,10 +66,18 @@ impl Index {
         pending.push(pack);
     }
 
+    /// Lets nothing new refer to these packs from now on; until the next [`Self::refresh`], which knows what is marked on the remote.
+    pub(crate) fn mark(&self, packs: HashSet<PackId>) {
+        self.map.write().unwrap_or_else(PoisonError::into_inner).set_marked(packs);
+    }
+
     /// Takes in what others wrote and lets go of what they removed. Returns the index files that cannot be read: data that only
     /// they list is not found.
     pub(crate) async fn refresh(&self) -> Result<Vec<(IndexId, String)>, Error> {
         let mut files = self.files.lock().await;
+        // Before the index files, so that of several copies of a blob the one that stays is taken.
+        let marked = Marks::load(&*self.objects.remote).await?.marked();
+        self.map.write().unwrap_or_else(PoisonError::into_inner).set_marked(marked);
         for attempt in 1.. {
             match self.refresh_once(&mut files).await {
                 Err(Error::Remote(coffer_remote::Error::NotFound { .. })) if attempt < TRIES => {}
@@ -82,13 +91,14 @@ impl Index {
     async fn refresh_once(&self, files: &mut Files) -> Result<(), Error> {
         let listed = self.objects.remote.list(&name("index")).await?;
         let listed: HashSet<IndexId> = ids(&listed).map(|(id, _)| id).collect();
-        let known: HashSet<IndexId> = files.loaded.iter().chain(files.damaged.iter().map(|(id, _)| id)).copied().collect();
+        let known: HashSet<IndexId> =
+            files.loaded.iter().chain(files.damaged.iter().map(|(id, _)| id)).copied().collect();
         if known.is_subset(&listed) {
             self.load(files, listed.difference(&known).copied(), None).await
         } else {
             // Something was removed: what it listed may be gone.
             let mut fresh = Files::default();
-            let mut map = IndexMap::default();
+            let mut map = IndexMap::with_marked(self.map().marked().clone());
             self.load(&mut fresh, listed.into_iter(), Some(&mut map)).await?;
             let pending = lock(&self.pending);
             pending.iter().for_each(|pack| map.add(pack));
@@ -172,6 +182,7 @@ impl Index {
 
     /// Replaces index files: writes `packs`, then removes `old`. Interrupted, both stay, which hurts nothing.
     pub(crate) async fn replace(&self, packs: Vec<IndexedPack>, old: &[IndexId]) -> Result<(), Error> {
+        // Nobody in this process reads or writes index files meanwhile; the next refresh finds that some are gone.
         let _files = self.files.lock().await;
         let mut writer = IndexWriter::default();
         let mut full: Vec<IndexFile> = packs.into_iter().filter_map(|pack| writer.add(pack)).collect();

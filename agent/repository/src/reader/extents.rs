@@ -194,7 +194,11 @@ impl DiskExtents {
         while !bytes.is_empty() {
             let part = bytes.split_to(bytes.len().min(DEFAULT_BUFFER_BYTES));
             let len = part.len() as u64;
-            self.ready.push_back(if is_zero(&part) { Extent::Zero { offset, len } } else { Extent::Data { offset, bytes: part } });
+            self.ready.push_back(if is_zero(&part) {
+                Extent::Zero { offset, len }
+            } else {
+                Extent::Data { offset, bytes: part }
+            });
             offset += len;
         }
     }
@@ -227,11 +231,7 @@ fn open_part(
             buffer.freeze(length)
         }
         // The consumer holds on to what it was given: its memory, not ours.
-        None => {
-            let mut room = vec![0; length];
-            inner.objects.open_blob_into(&part.blob, sealed, &mut room).map_err(unreadable)?;
-            Bytes::from(room)
-        }
+        None => Bytes::from(inner.objects.open_blob(&part.blob, sealed).map_err(unreadable)?),
     };
     Ok((part.range.start, bytes))
 }

@@ -48,7 +48,8 @@ impl Point {
                 }
             }
         }
-        let files = contents.iter().map(|(path, content)| FileInfo { path: path.clone(), size: content.size() }).collect();
+        let files =
+            contents.iter().map(|(path, content)| FileInfo { path: path.clone(), size: content.size() }).collect();
         Ok(Self { inner, info, files, contents })
     }
 

@@ -64,12 +64,19 @@ struct Zeros {
 }
 
 impl DiskWriter {
-    pub(super) fn new(shared: Arc<Shared>, path: String, size: u64, parent: Option<FileContent>) -> Result<Self, Error> {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        path: String,
+        size: u64,
+        parent: Option<FileContent>,
+    ) -> Result<Self, Error> {
         let chunk = shared.inner.chunk_bytes as u64;
         let parent = parent.map(|content| {
             let reader = FileReader::new(shared.inner.clone(), path.clone(), content.clone())?;
             let is_aligned = match reader.layout() {
-                Layout::Fixed { chunk: of, .. } => *of == chunk || content.blobs().len() <= 1 && content.size() <= chunk,
+                Layout::Fixed { chunk: of, .. } => {
+                    *of == chunk || content.blobs().len() <= 1 && content.size() <= chunk
+                }
                 Layout::Ends(_) => false,
             };
             Ok::<_, Error>(Parent { content, reader, is_aligned })
@@ -197,7 +204,9 @@ impl DiskWriter {
                 let length = usize::try_from(len).map_err(|_| self.misuse("a chunk is too long"))?;
                 chunk.resize(chunk.len() + length, 0);
             }
-            Extent::Unchanged { offset, len } => chunk.extend_from_slice(&self.read_parent(offset, offset + len).await?),
+            Extent::Unchanged { offset, len } => {
+                chunk.extend_from_slice(&self.read_parent(offset, offset + len).await?)
+            }
         }
         if position == end {
             self.store(Bytes::from(chunk)).await?;
@@ -226,7 +235,7 @@ impl DiskWriter {
     /// Stores a chunk of zeros: once for each disk, and only when the repository has none yet.
     async fn store_zero(&mut self, length: u64) -> Result<BlobId, Error> {
         let inner = &self.shared.inner;
-        if length == self.chunk && inner.index.map().contains(&(BlobKind::Data, inner.zero_chunk)) {
+        if length == self.chunk && inner.index.map().is_reusable(&(BlobKind::Data, inner.zero_chunk)) {
             return Ok(inner.zero_chunk);
         }
         let length = usize::try_from(length).map_err(|_| self.misuse("a chunk is too long"))?;

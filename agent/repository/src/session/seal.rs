@@ -1,6 +1,6 @@
 //! The end of a backup: everything durable, everything that is referenced there, then the snapshot.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
@@ -21,6 +21,8 @@ pub struct SealedPoint {
     id: SnapshotId,
     tree: BlobId,
     file: Bytes,
+    /// What it refers to.
+    packs: Vec<PackId>,
 }
 
 impl SealedPoint {
@@ -37,9 +39,12 @@ impl SealedPoint {
     /// Writes the snapshot file. May be repeated.
     ///
     /// # Errors
-    /// [`Error::Remote`]; the snapshot then may be there or not.
+    /// [`Error::Remote`]; the snapshot then may be there or not. [`Error::PackMissing`] when so much time has passed since the seal that its data is
+    /// about to be deleted: the point must then be given up.
     pub async fn publish(&self) -> Result<(), Error> {
-        self.inner.objects.publish_unpacked(&snapshot_name(&self.id), self.file.clone()).await
+        self.inner.objects.publish_unpacked(&snapshot_name(&self.id), self.file.clone()).await?;
+        // A prune that did not see the snapshot may have marked its packs since the seal.
+        prune::rescue(&*self.inner.objects.remote, &self.packs).await
     }
 }
 
@@ -65,30 +70,27 @@ impl BackupSession {
         let mut trees = Vec::new();
         let tree = root.store(inner, &mut trees).await?;
         inner.pipeline.flush(shared.failures).await?;
-        verify(inner, contents, trees).await?;
+        let packs = verify(inner, contents, trees).await?;
         shared.check()?;
         let plain = Snapshot { tree, ..snapshot }.encode().map_err(|fault| Error::damaged("a new snapshot", fault))?;
         let (id, file) = inner.objects.seal_unpacked(&plain);
-        Ok(SealedPoint { inner: inner.clone(), id: SnapshotId(id), tree, file })
+        Ok(SealedPoint { inner: inner.clone(), id: SnapshotId(id), tree, file, packs })
     }
 }
 
 /// Every blob is in an index that is on the remote now, and every pack is there with its size: what was reused may have been pruned while the
 /// backup ran, by us or by a stock program.
-async fn verify(inner: &Arc<Inner>, contents: Vec<FileContent>, trees: Vec<BlobId>) -> Result<(), Error> {
+async fn verify(inner: &Arc<Inner>, contents: Vec<FileContent>, trees: Vec<BlobId>) -> Result<Vec<PackId>, Error> {
     inner.index.refresh().await?;
     let keys = Arc::new((contents, trees));
-    let mut located = locate(inner, &keys).await;
-    if !located.missing.is_empty() {
-        prune::revive(inner, &located.missing).await?;
-        located = locate(inner, &keys).await;
-    }
-    if let Some((_, blob)) = located.missing.into_iter().next() {
+    let located = locate(inner, &keys).await;
+    if let Some((_, blob)) = located.missing {
         return Err(Error::BlobMissing { blob });
     }
+    prune::rescue(&*inner.objects.remote, &located.marked).await?;
     let listed = inner.objects.remote.list(&name("data")).await?;
-    let sizes: std::collections::HashMap<PackId, u64> = ids(&listed).map(|(id, info)| (id, info.size)).collect();
-    for (pack, expected) in located.packs {
+    let sizes: HashMap<PackId, u64> = ids(&listed).map(|(id, info)| (id, info.size)).collect();
+    for &(pack, expected) in &located.packs {
         match sizes.get(&pack) {
             None => return Err(Error::PackMissing { pack }),
             Some(&found) if found != expected => {
@@ -97,30 +99,33 @@ async fn verify(inner: &Arc<Inner>, contents: Vec<FileContent>, trees: Vec<BlobI
             Some(_) => {}
         }
     }
-    Ok(())
+    Ok(located.packs.into_iter().map(|(pack, _)| pack).collect())
 }
 
 struct Located {
     packs: Vec<(PackId, u64)>,
-    missing: HashSet<BlobKey>,
+    marked: Vec<PackId>,
+    missing: Option<BlobKey>,
 }
 
 async fn locate(inner: &Arc<Inner>, keys: &Arc<(Vec<FileContent>, Vec<BlobId>)>) -> Located {
     let (inner, keys) = (inner.clone(), keys.clone());
     blocking(move || {
         let map = inner.index.map();
-        let (mut used, mut missing) = (vec![false; map.packs().len()], HashSet::new());
+        let (mut used, mut missing) = (vec![false; map.packs().len()], None);
         let data = keys.0.iter().flat_map(|content| content.blobs()).map(|id| (BlobKind::Data, *id));
         for key in data.chain(keys.1.iter().map(|id| (BlobKind::Tree, *id))) {
             match map.get(&key) {
                 Some(found) => used[found.pack_number as usize] = true,
-                None => {
-                    missing.insert(key);
-                }
+                None => missing = Some(key),
             }
         }
-        let packs = map.packs().iter().zip(used).filter(|(_, used)| *used).map(|(pack, _)| (pack.id, pack.size)).collect();
-        Located { packs, missing }
+        let used = || map.packs().iter().zip(&used).filter(|(_, used)| **used).map(|(pack, _)| pack);
+        Located {
+            packs: used().map(|pack| (pack.id, pack.size)).collect(),
+            marked: used().filter(|pack| pack.is_marked).map(|pack| pack.id).collect(),
+            missing,
+        }
     })
     .await
 }

@@ -45,7 +45,8 @@ impl Folder {
         });
         let tree = sealed.await.map_err(|error| Error::damaged("a new tree", Fault::Compression(error)))?;
         let uncompressed = u32::try_from(tree.plain_bytes);
-        let uncompressed = uncompressed.map_err(|_| Error::damaged("a new tree", Fault::Malformed("it is too large")))?;
+        let uncompressed =
+            uncompressed.map_err(|_| Error::damaged("a new tree", Fault::Malformed("it is too large")))?;
         let stored = inner.pipeline.store_sealed((BlobKind::Tree, tree.id), &tree.sealed, Some(uncompressed)).await;
         trees.push(stored.id);
         Ok(stored.id)

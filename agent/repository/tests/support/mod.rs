@@ -7,8 +7,8 @@ use bytes::Bytes;
 use coffer_extent::{Extent, ExtentSink};
 use coffer_remote::Remote;
 use coffer_repository::{
-    BackupOptions, BackupSession, ClosedDisk, Error, FileContent, KeyCost, Point, Repository, RepositoryOptions, SnapshotId,
-    SnapshotMeta,
+    BackupOptions, BackupSession, ClosedDisk, Error, FileContent, KeyCost, Point, Repository, RepositoryOptions,
+    SnapshotId, SnapshotMeta,
 };
 use jiff::Timestamp;
 use secrecy::SecretString;
@@ -52,7 +52,8 @@ pub fn noise(seed: u64, bytes: usize) -> Vec<u8> {
         state ^= state << 17;
         state
     };
-    let mut noise: Vec<u8> = std::iter::repeat_with(|| next().to_le_bytes()).take(bytes.div_ceil(8)).flatten().collect();
+    let mut noise: Vec<u8> =
+        std::iter::repeat_with(|| next().to_le_bytes()).take(bytes.div_ceil(8)).flatten().collect();
     noise.truncate(bytes);
     noise
 }
