@@ -86,6 +86,7 @@ impl Host {
         let shared = state.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = door.accept().await {
+                stream.set_nodelay(true).unwrap();
                 let state = shared.clone();
                 tokio::spawn(async move {
                     if state.connections.fetch_add(1, Ordering::SeqCst) < state.limit {
