@@ -14,6 +14,9 @@ use crate::value::{Outcome, Value, format_time};
 /// Nesting that is followed.
 const MAX_DEPTH: usize = 64;
 
+/// Elements in which blanks alone are text.
+const TEXTUAL: [&str; 3] = ["value", "string", "name"];
+
 /// Reads a `methodCall`.
 pub(crate) fn parse(body: &[u8]) -> Result<RawCall, String> {
     let mut xml = Xml::new(body)?;
@@ -75,8 +78,8 @@ impl Xml {
                     pieces.push(Piece::Open(name(tag.name().as_ref())));
                 }
                 Event::End(tag) => {
-                    let after_open = matches!(pieces.last(), Some(Piece::Open(_)));
-                    flush(&mut run, &mut pieces, !after_open);
+                    let leaf = matches!(pieces.last(), Some(Piece::Open(name)) if TEXTUAL.contains(&name.as_str()));
+                    flush(&mut run, &mut pieces, !leaf);
                     pieces.push(Piece::Close(name(tag.name().as_ref())));
                 }
                 Event::Empty(tag) => {
@@ -300,11 +303,12 @@ mod tests {
             <param>\n<value>a &lt;b&gt; &#38; c </value>\n</param>\n\
             <param><value><double>30.5</double></value></param><param><value><boolean>1</boolean></value></param>\n\
             <param><value><struct>\n<member>\n<name>k</name>\n<value><int>7</int></value>\n</member>\n</struct></value></param>\n\
+            <param>\n<value><struct>\n</struct></value>\n</param>\n<param><value><array><data>\n</data></array></value></param>\n\
             </params>\n</methodCall>\n";
         let call = parse(body).unwrap();
         assert_eq!(call.method, "event.from");
-        let expected =
-            vec![json!("OpaqueRef:1"), json!(["*"]), json!("a <b> & c "), json!(30.5), json!(true), json!({"k":"7"})];
+        let scalars = [json!("OpaqueRef:1"), json!(["*"]), json!("a <b> & c "), json!(30.5), json!(true)];
+        let expected = [&scalars[..], &[json!({"k":"7"}), json!({}), json!([])]].concat();
         assert_eq!(call.params, expected);
     }
 
