@@ -1,11 +1,11 @@
 //! A file that appears under its name complete and durable, or not at all.
 
 use crate::Error;
-use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags, flock, open, renameat_with};
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -26,16 +26,14 @@ impl PartialFile {
             let mut name = OsString::from(&target);
             name.push(".partial");
             let partial = PathBuf::from(name);
-            if target.try_exists().map_err(failed("look for", &target))? {
-                return Err(failed("create", &target)(io::ErrorKind::AlreadyExists.into()));
-            }
-            let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&partial);
-            let file = file.map_err(failed("create", &partial))?;
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => {}
-                Err(rustix::io::Errno::WOULDBLOCK) => return Err(Error::FileBusy { path: partial }),
-                Err(error) => return Err(failed("lock", &partial)(error.into())),
-            }
+            let file = loop {
+                if target.try_exists().map_err(failed("look for", &target))? {
+                    return Err(failed("create", &target)(io::ErrorKind::AlreadyExists.into()));
+                }
+                if let Some(file) = open_locked(&partial)? {
+                    break file;
+                }
+            };
             file.set_len(0).map_err(failed("empty", &partial))?;
             Ok(PartialFile { file: Arc::new(file), target, partial, published: false })
         })
@@ -73,6 +71,26 @@ impl PartialFile {
         .await?;
         self.published = true;
         Ok(())
+    }
+}
+
+/// Opens and locks the file of this name. `None` when the name belongs to another file by the time the lock is ours:
+/// another writer has published or removed in between, and what we hold must not be touched.
+fn open_locked(partial: &Path) -> Result<Option<File>, Error> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = open(partial, flags, Mode::from_raw_mode(0o666)).map_err(io::Error::from);
+    let file = File::from(file.map_err(failed("create", partial))?);
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => return Err(Error::FileBusy { path: partial.to_owned() }),
+        Err(error) => return Err(failed("lock", partial)(error.into())),
+    }
+    let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+    let held = identity(file.metadata().map_err(failed("inspect", partial))?);
+    match std::fs::symlink_metadata(partial) {
+        Ok(metadata) => Ok((identity(metadata) == held).then_some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed("inspect", partial)(error)),
     }
 }
 

@@ -177,6 +177,35 @@ async fn a_name_that_is_taken_meanwhile_is_not_replaced() {
 }
 
 #[tokio::test]
+async fn a_link_in_place_of_the_partial_file_is_not_followed() {
+    let folder = tempfile::tempdir().unwrap();
+    let victim = folder.path().join("victim");
+    std::fs::write(&victim, "precious").unwrap();
+    std::os::unix::fs::symlink(&victim, folder.path().join("disk.partial")).unwrap();
+    RawFileSink::create(folder.path().join("disk"), 512).await.unwrap_err();
+    assert_eq!(std::fs::read(&victim).unwrap(), b"precious");
+}
+
+#[tokio::test]
+async fn writers_of_one_name_never_touch_what_another_has_published() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("disk");
+    let mut writers = tokio::task::JoinSet::new();
+    for seed in 0..16 {
+        let path = path.clone();
+        writers.spawn(async move {
+            let content = noise(seed, 1 << 16);
+            let Ok(mut sink) = RawFileSink::create(&path, content.len() as u64).await else { return None };
+            pump(&mut MemorySource::from_content(&content, 4096), &mut sink).await.ok().map(|()| content)
+        });
+    }
+    let finished: Vec<_> = writers.join_all().await.into_iter().flatten().collect();
+    assert_eq!(finished.len(), 1);
+    assert!(std::fs::read(&path).unwrap() == finished[0]);
+    assert_eq!(names(folder.path()), ["disk"]);
+}
+
+#[tokio::test]
 async fn every_sink_refuses_what_it_cannot_hold() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("disk");
