@@ -46,10 +46,15 @@ async fn every_password_opens_and_no_other() {
 async fn a_repository_is_made_once_and_never_over_data() {
     let remote = Arc::new(MemoryRemote::new());
     assert!(matches!(Repository::open(remote.clone(), &password(), options()).await, Err(Error::NoRepository { .. })));
-    let made = futures::future::join_all((0..4).map(|_| Repository::open_or_init(remote.clone(), &password(), options()))).await;
+    let (secret, all) = (password(), 0..4);
+    let made = all.map(|_| Repository::open_or_init(remote.clone(), &secret, options()));
+    let made = futures::future::join_all(made).await;
     let ids: Vec<_> = made.into_iter().map(|made| made.unwrap().id()).collect();
     assert!(ids.iter().all(|id| *id == ids[0]));
-    assert!(matches!(Repository::init(remote.clone(), &password(), options()).await, Err(Error::RepositoryExists { .. })));
+    assert!(matches!(
+        Repository::init(remote.clone(), &password(), options()).await,
+        Err(Error::RepositoryExists { .. })
+    ));
     backup(&open(remote.clone()).await, 1, &noise(1, CHUNK)).await.unwrap();
     remote.delete(&objects("config")).await.unwrap();
     assert!(matches!(Repository::init(remote.clone(), &password(), options()).await, Err(Error::ConfigLost { .. })));
@@ -262,7 +267,9 @@ async fn a_backup_that_began_before_a_prune_saves_the_packs_it_needs() {
     other.prune(other.plan_prune(prune_at_once()).await.unwrap()).await.unwrap();
     other.prune(other.plan_prune(prune_at_once()).await.unwrap()).await.unwrap();
     let point = sealed.snapshot_id();
-    assert!(read_extents(&open(remote.clone()).await.point(point).await.unwrap(), "disks/xvda.raw").await.unwrap() == disk);
+    assert!(
+        read_extents(&open(remote.clone()).await.point(point).await.unwrap(), "disks/xvda.raw").await.unwrap() == disk
+    );
 
     // A new backup does not build on marked packs, and one that comes too late is refused.
     let session = repository.begin_backup(BackupOptions::default()).await.unwrap();
@@ -343,8 +350,13 @@ async fn every_damaged_object_gives_an_error_and_never_wrong_bytes() {
                     Err(error) => Err(error),
                 };
                 let is_snapshot_gone = object.name.as_str().contains("snapshots") && how == "absent";
-                let is_data_pack = matches!(how, "flipped" | "cut" | "empty") && object.name.as_str().contains("/data/");
-                assert!(pruned.is_err() || is_snapshot_gone || is_data_pack, "{} {how}: pruned all the same", object.name);
+                let is_data_pack =
+                    matches!(how, "flipped" | "cut" | "empty") && object.name.as_str().contains("/data/");
+                assert!(
+                    pruned.is_err() || is_snapshot_gone || is_data_pack,
+                    "{} {how}: pruned all the same",
+                    object.name
+                );
             }
         }
     }
@@ -374,7 +386,10 @@ async fn a_damaged_chunk_names_the_disk_and_its_range_and_the_rest_is_readable()
     assert_eq!((good, bad.len()), (19, 1));
     match bad[0].1.downcast_ref() {
         Some(Error::Unreadable { path, start, end, .. }) => {
-            assert_eq!((path.as_str(), *start, *end), ("disks/xvda.raw", bad[0].0 * CHUNK as u64, (bad[0].0 + 1) * CHUNK as u64));
+            assert_eq!(
+                (path.as_str(), *start, *end),
+                ("disks/xvda.raw", bad[0].0 * CHUNK as u64, (bad[0].0 + 1) * CHUNK as u64)
+            );
         }
         other => panic!("{other:?}"),
     }
