@@ -289,7 +289,7 @@ impl Client {
             tracing::debug!(%host, %error, "no session");
             match error.class() {
                 Some(FailureClass::Permission) => return Err(error),
-                Some(FailureClass::NotCoordinator) => match self.coordinator_named_by(&error, &host) {
+                Some(FailureClass::NotCoordinator) => match Self::coordinator_named_by(&error, &host) {
                     Ok(coordinator) => candidates.insert(0, coordinator),
                     Err(unknown) => worst = Some(more_telling(worst, unknown)),
                 },
@@ -315,12 +315,10 @@ impl Client {
         }
     }
 
-    /// Where `HOST_IS_SLAVE` sends us: only to a host whose certificate is known.
-    fn coordinator_named_by(&self, error: &Error, supporter: &Endpoint) -> Result<Endpoint, Error> {
+    /// Where `HOST_IS_SLAVE` sends us. That only a host with a known certificate is asked, dialling it sees to.
+    fn coordinator_named_by(error: &Error, supporter: &Endpoint) -> Result<Endpoint, Error> {
         let address = error.failure().and_then(|failure: &Failure| failure.params.first());
-        let coordinator = Endpoint::parse_with_port(address.map_or("", String::as_str), supporter.port())?;
-        self.0.hosts.accepted(&coordinator)?;
-        Ok(coordinator)
+        Endpoint::parse_with_port(address.map_or("", String::as_str), supporter.port())
     }
 
     fn link(&self) -> Link<'_> {

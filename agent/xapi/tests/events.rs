@@ -88,16 +88,16 @@ async fn an_object_is_followed_to_its_end() {
 #[tokio::test]
 async fn after_a_restart_the_cache_is_read_anew() {
     let host = Host::start().await;
-    host.add("VM", "OpaqueRef:vm1", json!({}));
+    host.add("VM", "OpaqueRef:vm", json!({"name_label": "before"}));
     let mut events = Events::start(&host.client().await).await.unwrap();
-    host.remove_silently("VM", "OpaqueRef:vm1");
-    host.add("VM", "OpaqueRef:vm2", json!({}));
+    {
+        let mut state = host.lock();
+        state.db.put("VM", "OpaqueRef:vm", json!({"name_label": "after"}));
+        state.db.rewind();
+    }
     host.restart();
-    until(&mut events, |events| {
-        events.tables().vms.get(&Ref::new("OpaqueRef:vm2").unwrap()).is_some() && events.tables().vms.len() == 1
-    })
-    .await;
-    until(&mut events, |events| events.health() == EventHealth::Live && events.tables().vms.len() == 1).await;
+    until(&mut events, |events| events.inventory().vms[0].name == "after" && events.health() == EventHealth::Live)
+        .await;
 }
 
 #[tokio::test]

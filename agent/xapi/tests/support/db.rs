@@ -18,6 +18,15 @@ impl Db {
         self.objects.entry(class.to_owned()).or_default().insert(reference.to_owned(), (record, generation));
     }
 
+    /// Counts changes anew, as after a restart.
+    pub(crate) fn rewind(&mut self) {
+        self.generation = 1;
+        self.deleted.clear();
+        for (_, generation) in self.objects.values_mut().flat_map(BTreeMap::values_mut) {
+            *generation = 1;
+        }
+    }
+
     pub(crate) fn get(&self, class: &str, reference: &str) -> Option<&Value> {
         self.objects.get(class)?.get(reference).map(|(record, _)| record)
     }
