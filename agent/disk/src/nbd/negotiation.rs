@@ -30,7 +30,7 @@ const SECTOR: u64 = 512;
 /// What every server serves at least, by the protocol.
 const DEFAULT_MAXIMUM: u64 = 32 * 1024 * 1024;
 
-/// Negotiates up to the open export on a connection that is as secure as it will get (see [`start_tls`]).
+/// Negotiates up to the open export on a connection that is as secure as it will get (TLS, if any, is up).
 /// Errors are those of the protocol; nothing that the server sends can make it panic or take memory without bound.
 pub async fn negotiate<S: AsyncRead + AsyncWrite + Unpin + Send>(
     stream: &mut S,
