@@ -23,7 +23,7 @@ const MAX_TRAILING: u64 = 16 << 20;
 
 /// A disk or a VM being read. The end of the stream proves nothing: [`Download::finish`] does.
 ///
-/// When it is dropped, the connection is cut and the host gives up; [`Download::abort`] also waits until it has.
+/// When it is dropped, the connection is cut and the host gives up; [`Download::abort`] also waits for the task's end.
 #[derive(Debug)]
 pub struct Download {
     ticket: Ticket,
@@ -114,7 +114,8 @@ impl Download {
         Ok(received)
     }
 
-    /// Gives up: cuts the connection, cancels the task and waits until the host has let go of the disk.
+    /// Gives up: cuts the connection, cancels the task and waits until it has ended. The disk may stay in
+    /// use for seconds: see [`crate::BUSY`].
     ///
     /// # Errors
     /// When the task's end cannot be seen.

@@ -35,7 +35,7 @@ impl Ticket {
         outcome.into_result(&self.label)
     }
 
-    /// Makes sure that the host has let go of the disk, after the connection was closed.
+    /// Ends the task, after the connection was closed.
     pub(super) async fn cancelled(&self) -> Result<(), Error> {
         if let Err(error) = self.client.task_cancel(&self.task).await {
             // It ended, or cannot be cancelled: the closed connection ends it.

@@ -123,7 +123,8 @@ impl Upload {
         }
     }
 
-    /// Gives up: cuts the connection, cancels the task and waits until the host has let go of the disk.
+    /// Gives up: cuts the connection, cancels the task and waits until it has ended. The disk may stay in
+    /// use for seconds: see [`crate::BUSY`].
     ///
     /// # Errors
     /// When the task's end cannot be seen.
