@@ -111,16 +111,19 @@ pub(crate) fn request_id() -> String {
 macro_rules! all_pages {
     ($client:expr, $call:ident, $items:ident, $request:expr) => {{
         let mut client = $client;
-        let mut request = $request;
-        request.page_size = $crate::client::PAGE;
+        let first = $request;
+        let mut page_token = String::new();
         let mut all = Vec::new();
         loop {
-            let answer = client.$call($crate::client::timed(request.clone())).await?.into_inner();
+            let mut request = first.clone();
+            request.page_size = $crate::client::PAGE;
+            request.page_token = page_token;
+            let answer = client.$call($crate::client::timed(request)).await?.into_inner();
             all.extend(answer.$items);
-            if answer.next_page_token.is_empty() {
+            page_token = answer.next_page_token;
+            if page_token.is_empty() {
                 break all;
             }
-            request.page_token = answer.next_page_token;
         }
     }};
 }

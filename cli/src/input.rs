@@ -76,11 +76,9 @@ fn prompt(terminal: &mut Terminal, text: &str) -> Result<(), Error> {
 fn read_line(terminal: &mut Terminal) -> Result<String, Error> {
     let failed = |source| Error::System { action: "read the standard input".to_owned(), source };
     let mut line = Vec::new();
-    for byte in terminal.input.by_ref().bytes().take(MOST) {
-        match byte.map_err(failed)? {
-            b'\n' => break,
-            byte => line.push(byte),
-        }
+    let mut byte = [0];
+    while line.len() < MOST && terminal.input.read(&mut byte).map_err(failed)? == 1 && byte != *b"\n" {
+        line.extend(byte);
     }
     if line.last() == Some(&b'\r') {
         line.pop();

@@ -1,5 +1,5 @@
 //! Every `--help`, held against a file, so that a review shows what people will read. After a change on purpose:
-//! `COFFER_BLESS=1 cargo test -p coffer-cli --test help`.
+//! `COFFER_BLESS=1 cargo test -p coffer-cli --test cli`.
 
 use std::fmt::Write;
 use std::path::Path;

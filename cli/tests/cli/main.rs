@@ -1,0 +1,5 @@
+//! The command line from the outside: what it says about itself, and what it does against servers.
+
+mod follow;
+mod help;
+mod support;
