@@ -18,7 +18,7 @@ Disks whose name begins with [NOBAK] are left out.
 
 Examples:
   coffer job create nightly --pool lab --remote nas
-  coffer job create prod --pool lab --tag prod --exclude-tag scratch --power-state running --remote nas
+  coffer job create prod --pool lab --tag prod --power-state running --remote nas
   coffer job create pets --vm web --vm lab/db1 --remote nas --concurrency 1";
 
 const EDIT: &str = "\

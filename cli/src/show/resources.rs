@@ -53,14 +53,14 @@ pub(crate) fn pool(pool: &v1::Pool, view: &View) -> String {
 }
 
 pub(crate) fn vms(vms: &[v1::VirtualMachine], view: &View) -> String {
-    let mut rows = Rows::new(&["NAME", "POWER", ">DISKS", ">SIZE", "TAGS", "UUID"], view.width);
+    let mut rows = Rows::new(&["NAME", "POWER", ">DISKS", ">SIZE", "TAGS", "=UUID"], view.width);
     for vm in vms {
         let taken = vm.disks.iter().filter(|disk| !disk.excluded);
         let excluded = vm.disks.iter().filter(|disk| disk.excluded).count();
         let disks = if excluded == 0 {
             vm.disks.len().to_string()
         } else {
-            format!("{}+{excluded} left out", vm.disks.len() - excluded)
+            format!("{} ({excluded} left out)", vm.disks.len() - excluded)
         };
         rows.push([
             vm.name_label.clone(),
@@ -75,7 +75,7 @@ pub(crate) fn vms(vms: &[v1::VirtualMachine], view: &View) -> String {
 }
 
 pub(crate) fn srs(srs: &[v1::StorageRepository], view: &View) -> String {
-    let mut rows = Rows::new(&["NAME", "TYPE", "SHARED", ">SIZE", ">FREE", "UUID"], view.width);
+    let mut rows = Rows::new(&["NAME", "TYPE", "SHARED", ">SIZE", ">FREE", "=UUID"], view.width);
     for sr in srs {
         rows.push([
             sr.name_label.clone(),
@@ -240,7 +240,7 @@ fn verified(point: &v1::RestorePoint, view: &View) -> String {
 }
 
 pub(crate) fn points(points: &[v1::RestorePoint], view: &View) -> String {
-    let mut rows = Rows::new(&["VM", "TIME", ">SIZE", ">ADDED", "MADE BY", "VERIFIED", "RESTORE POINT"], view.width);
+    let mut rows = Rows::new(&["VM", "TIME", ">SIZE", ">ADDED", "MADE BY", "VERIFIED", "=RESTORE POINT"], view.width);
     for point in points {
         rows.push([
             point.vm_label.clone(),
@@ -299,3 +299,6 @@ pub(crate) fn agents(agents: &[v1::Agent], view: &View) -> String {
     }
     rows.finish("No agents have registered yet.")
 }
+
+#[cfg(test)]
+mod tests;

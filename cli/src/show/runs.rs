@@ -44,7 +44,7 @@ fn tasks(counts: Option<&v1::TaskCounts>) -> String {
 }
 
 pub(crate) fn list(runs: &[v1::Run], view: &View) -> String {
-    let headings = ["RUN", "WHAT", "STATE", "BEGUN", ">TOOK", "TASKS", ">READ", ">WRITTEN"];
+    let headings = ["=RUN", "WHAT", "STATE", "BEGUN", ">TOOK", "TASKS", ">READ", ">WRITTEN"];
     let mut rows = Rows::new(&headings, view.width);
     for run in runs {
         let transfer = run.transfer.unwrap_or_default();

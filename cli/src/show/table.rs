@@ -1,7 +1,7 @@
 //! Tables for people: columns, a line of headings, nothing else; the same with and without a terminal, but that long
 //! cells are wrapped to its width.
 
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, presets};
 
 use super::text::plain;
 
@@ -12,11 +12,12 @@ pub(crate) struct Rows {
 }
 
 impl Rows {
-    /// A table with these headings. A heading that begins with `>` makes a column of numbers.
+    /// A table with these headings. One that begins with `>` makes a column of numbers, one with `=` a column of ids that
+    /// are copied and hence never wrapped.
     pub(crate) fn new(headings: &[&str], width: Option<u16>) -> Self {
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
-        table.set_header(headings.iter().map(|heading| heading.trim_start_matches('>')));
+        table.set_header(headings.iter().map(|heading| heading.trim_start_matches(['>', '='])));
         if let Some(width) = width {
             table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
         }
@@ -24,6 +25,9 @@ impl Rows {
             column.set_padding((0, 2));
             if heading.starts_with('>') {
                 column.set_cell_alignment(CellAlignment::Right);
+            }
+            if heading.starts_with('=') {
+                column.set_constraint(ColumnConstraint::ContentWidth);
             }
         }
         Self { table, is_empty: true }
@@ -54,6 +58,15 @@ pub(crate) fn pairs(pairs: &[(&str, String)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ids_stay_whole_on_a_narrow_terminal() {
+        let mut rows = Rows::new(&["TAGS", "=UUID"], Some(60));
+        rows.push(["one two three four five six seven".to_owned(), "11111111-1111-4111-8111-111111111111".to_owned()]);
+        let shown = rows.finish("none");
+        assert!(shown.contains("11111111-1111-4111-8111-111111111111"), "{shown}");
+        assert!(shown.lines().count() > 2 && shown.lines().all(|line| line.chars().count() <= 60), "{shown}");
+    }
 
     #[test]
     fn columns_line_up_and_lines_end_with_their_text() {
