@@ -9,6 +9,8 @@
 
 pub mod embedded;
 pub mod error;
+#[cfg(any(test, feature = "suite"))]
+pub mod failing;
 pub mod keyspace;
 pub mod limits;
 mod local;

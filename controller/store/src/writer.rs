@@ -169,3 +169,37 @@ impl<J: Journal> Writer<J> {
         self.shared.next_expiry.send_if_modified(|known| std::mem::replace(known, next) != next);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fails from the nth commit on.
+    struct Failing(u32);
+
+    impl Journal for Failing {
+        fn commit(&mut self, _: &Delta) -> Result<(), Error> {
+            self.0 = self.0.saturating_sub(1);
+            if self.0 == 0 {
+                Err(Error::Unknown { reason: "the disk is gone".to_owned(), source: None })
+            } else {
+                Ok(())
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn after_a_commit_of_unknown_outcome_nothing_is_shown_or_done_any_more() {
+        let shared = Shared::new(State::default());
+        let now = Instant::now();
+        let mut writer = Writer::new(Failing(2), Arc::clone(&shared), now);
+        writer.execute(Command::Txn(Txn::new().put("a", "1")), now).unwrap();
+        let failed = writer.execute(Command::Txn(Txn::new().put("a", "2")), now).unwrap_err();
+        assert!(failed.is_unknown());
+        assert_eq!(shared.state().revision(), Revision(1));
+        let after = writer.execute(Command::Grant(Duration::from_secs(5)), now).unwrap_err();
+        assert!(matches!(&after, Error::Closed { reason } if reason.contains("the disk is gone")), "{after:?}");
+        assert!(matches!(shared.check_open(), Err(Error::Closed { .. })));
+        assert!(shared.head.borrow().closed.is_some(), "watchers should be told");
+    }
+}
