@@ -59,8 +59,8 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
-    /// A part of `coffer up` cannot start or had to stop.
-    #[error("{part} stopped")]
+    /// A part of `coffer up` cannot start, or had to stop.
+    #[error("{part} cannot go on")]
     Part {
         /// Which.
         part: &'static str,

@@ -3,9 +3,11 @@
 use std::io::{Read, Write};
 use std::path::Path;
 
+use coffer_runtime::exit::Exit;
 use coffer_runtime::secret_file;
-use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use secrecy::{ExposeSecret, SecretString};
+use zeroize::Zeroizing;
 
 use crate::{Error, Terminal};
 
@@ -86,34 +88,61 @@ fn read_line(terminal: &mut Terminal) -> Result<String, Error> {
     String::from_utf8(line).map_err(|_| Error::usage("the standard input is not UTF-8", None))
 }
 
-/// Turns a terminal's echo on again, whatever happens.
-struct EchoOff(rustix::termios::Termios);
+/// Gives the terminal back as it was, whatever happens.
+struct Raw(Termios);
 
-impl EchoOff {
+impl Raw {
+    /// Turns off the echo, and with it what the terminal does about keys: Ctrl-C would end us with the echo still off.
     fn new() -> std::io::Result<Self> {
         let before = tcgetattr(std::io::stdin())?;
-        let mut hidden = before.clone();
-        hidden.local_modes.remove(LocalModes::ECHO);
-        hidden.local_modes.insert(LocalModes::ECHONL);
-        tcsetattr(std::io::stdin(), OptionalActions::Flush, &hidden)?;
+        let mut raw = before.clone();
+        raw.local_modes.remove(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG);
+        tcsetattr(std::io::stdin(), OptionalActions::Flush, &raw)?;
         Ok(Self(before))
     }
 }
 
-impl Drop for EchoOff {
+impl Drop for Raw {
     fn drop(&mut self) {
         if let Err(error) = tcsetattr(std::io::stdin(), OptionalActions::Now, &self.0) {
-            tracing::warn!(%error, "cannot turn the terminal's echo on again; type `stty echo`");
+            tracing::warn!(%error, "cannot turn the terminal's echo on again; type `stty sane`");
         }
     }
 }
 
 fn ask_hidden(terminal: &mut Terminal, text: &str) -> Result<SecretString, Error> {
     prompt(terminal, text)?;
-    let echo = EchoOff::new().map_err(|source| Error::System { action: "hide the password".to_owned(), source })?;
-    let line = read_line(terminal);
-    drop(echo);
-    line.map(SecretString::from)
+    let raw = Raw::new().map_err(|source| Error::System { action: "hide the password".to_owned(), source })?;
+    let line = read_keys(&mut terminal.input);
+    drop(raw);
+    terminal.note("")?;
+    line
+}
+
+/// Reads a line key by key, with the few keys that people use while they type a password.
+fn read_keys(input: &mut dyn Read) -> Result<SecretString, Error> {
+    const INTERRUPT: u8 = 3;
+    const END: u8 = 4;
+    const BACKSPACE: u8 = 8;
+    const KILL_LINE: u8 = 21;
+    const DELETE: u8 = 127;
+    let mut line = Zeroizing::new(Vec::new());
+    let mut key = [0];
+    while line.len() < MOST {
+        let read = input.read(&mut key);
+        let read = read.map_err(|source| Error::System { action: "read the password".to_owned(), source })?;
+        match key {
+            _ if read == 0 => break,
+            [b'\n' | b'\r' | END] => break,
+            [INTERRUPT] => return Err(Error::Ended(Exit::Interrupted)),
+            [KILL_LINE] => line.clear(),
+            // A character may have several bytes; all but its first look like 10xxxxxx.
+            [BACKSPACE | DELETE] => while line.pop().is_some_and(|byte| byte & 0xC0 == 0x80) {},
+            [byte] => line.push(byte),
+        }
+    }
+    let text = std::str::from_utf8(&line).map_err(|_| Error::usage("the password is not UTF-8", None))?;
+    Ok(SecretString::from(text))
 }
 
 #[cfg(test)]
@@ -136,6 +165,17 @@ mod tests {
         assert_eq!(read("battery staple\r\nnext", &from("-")).unwrap(), "battery staple");
         let error = read("typed", &PasswordArgs::default()).unwrap_err().report();
         assert!(error.advice.unwrap().contains("--password-file FILE, in COFFER_TEST_NO_SUCH_VARIABLE"));
+    }
+
+    #[test]
+    fn a_password_is_typed_with_the_usual_keys() {
+        let typed = |mut keys: &[u8]| read_keys(&mut keys).map(|secret| secret.expose_secret().to_owned());
+        assert_eq!(typed(b"horse\rrest").unwrap(), "horse");
+        assert_eq!(typed("hä\u{7f}orsX\u{8}e\n".as_bytes()).unwrap(), "horse");
+        assert_eq!(typed(b"wrong\x15horse\n").unwrap(), "horse");
+        assert_eq!(typed(b"\x7f\x7fhorse").unwrap(), "horse");
+        assert_eq!(typed(b"ho\x03rse\n").unwrap_err().report().exit, Exit::Interrupted);
+        assert!(typed(b"\xff\n").is_err());
     }
 
     #[test]

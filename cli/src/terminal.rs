@@ -76,6 +76,9 @@ impl Terminal {
 
     /// Says what went wrong and what to do about it, and returns how the program ends.
     pub fn report(&mut self, error: &Error) -> Exit {
+        if let Error::Ended(exit) = error {
+            return *exit;
+        }
         let report = error.report();
         for line in
             [Some(format!("error: {}", report.message)), report.advice.map(|advice| format!("advice: {advice}"))]

@@ -6,8 +6,8 @@ use coffer_runtime::exit::Exit;
 use crate::client::{request_id, timed};
 use crate::context::{Context, Wait};
 use crate::input::confirm;
-use crate::show::resources;
 use crate::show::text::count;
+use crate::show::{View, resources};
 use crate::{Error, resolve};
 
 /// How restore points are named.
@@ -172,9 +172,13 @@ async fn all_named(context: &Context<'_>, texts: &[String]) -> Result<Vec<String
 async fn delete(args: Delete, context: &mut Context<'_>) -> Result<Exit, Error> {
     let names = all_named(context, &args.points).await?;
     if !args.yes {
+        let mut points = Vec::with_capacity(names.len());
         for name in &names {
-            context.note(name)?;
+            let request = v1::GetRestorePointRequest { name: name.clone() };
+            points.push(context.client.points().get_restore_point(timed(request)).await?.into_inner());
         }
+        let table = resources::points(&points, &View::of(context.terminal));
+        context.note(&table)?;
         if !confirm(context.terminal, &format!("Delete {}?", count(names.len(), "restore point")))? {
             return Err(Error::rejected("nothing was deleted", "confirm, or say --yes"));
         }

@@ -31,25 +31,33 @@ pub(crate) async fn follow(context: &mut Context<'_>, name: &str) -> Result<Exit
         narrator: Narrator::default(),
         bars: (context.format == Format::Table && context.terminal.is_live).then(Bars::new),
     };
+    // One watch over the whole time: from the first on, the signal does nothing else any more.
+    let result = tokio::select! {
+        result = to_the_end(context, name, &mut following) => result,
+        _ = tokio::signal::ctrl_c() => {
+            following.end();
+            context.note(&format!("{0} goes on; stop it with: coffer run cancel {0}", id(name)))?;
+            return Ok(Exit::Interrupted);
+        }
+    };
+    following.end();
+    let run = result?;
+    if context.format == Format::Table {
+        let summary = runs::summary(&run, &View::of(context.terminal));
+        context.terminal.print(&format!("{} {summary}", id(&run.name)))?;
+    }
+    Ok(runs::exit_of(run.state()))
+}
+
+/// Follows until the run has ended, however often the connection breaks.
+async fn to_the_end(context: &mut Context<'_>, name: &str, following: &mut Following) -> Result<v1::Run, Error> {
     let mut contact = Contact { heard: Instant::now(), delays: Policy::RECONNECT.delays(0), ever: false };
     loop {
-        let broken = tokio::select! {
-            broken = listen(context, name, &mut following, &mut contact) => broken,
-            _ = tokio::signal::ctrl_c() => {
-                following.end();
-                context.note(&format!("{0} goes on; stop it with: coffer run cancel {0}", id(name)))?;
-                return Ok(Exit::Interrupted);
-            }
-        }?;
-        if let Some(run) = following.picture.ended().cloned() {
-            following.end();
-            if context.format == Format::Table {
-                let summary = runs::summary(&run, &View::of(context.terminal));
-                context.terminal.print(&format!("{} {summary}", id(&run.name)))?;
-            }
-            return Ok(runs::exit_of(run.state()));
+        let broken = listen(context, name, following, &mut contact).await?;
+        if let Some(run) = following.picture.ended() {
+            return Ok(run.clone());
         }
-        contact.wait(name, broken).await.inspect_err(|_| following.end())?;
+        contact.wait(name, broken).await?;
     }
 }
 
