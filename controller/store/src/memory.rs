@@ -109,6 +109,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_watch_ends_when_the_store_is_closed_or_dropped() {
+        for closes in [true, false] {
+            let store = MemoryStore::new();
+            let mut events = store.watch("k", Revision(1)).await.unwrap();
+            store.txn(Txn::new().put("k", "")).await.unwrap();
+            assert_eq!(events.next().await.unwrap().unwrap().events.len(), 1);
+            if closes {
+                store.close().await;
+            }
+            drop(store);
+            assert!(matches!(events.next().await, Some(Err(Error::Closed { .. }))));
+            assert!(events.next().await.is_none());
+        }
+    }
+
+    #[tokio::test]
     async fn history_is_bounded_in_bytes_too() {
         let store = MemoryStore::with_history(History { changes: 1000, bytes: 10_000 });
         for number in 0..10 {

@@ -170,6 +170,13 @@ impl<J: Journal> Writer<J> {
     }
 }
 
+impl<J> Drop for Writer<J> {
+    /// Watchers outlive the store: they have to learn that nothing more will come.
+    fn drop(&mut self) {
+        self.shared.close(Error::Closed { reason: "it was dropped".to_owned() });
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
