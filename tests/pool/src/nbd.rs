@@ -79,12 +79,13 @@ async fn open(world: &Arc<World>, host: usize, name: &str) -> Outcome<DiskExport
     world.tally.nbd_connected(&uuid, host, server.map_or(0, |s| s.connections() as u64));
     let faults = world.faults.stream("nbd", std::slice::from_ref(&uuid));
     let held = Mutex::new(Some((attached, stream)));
-    Ok(DiskExport { world: Arc::clone(world), uuid, disk, size, faults, sent: AtomicU64::new(0), held })
+    Ok(DiskExport { world: Arc::clone(world), host, uuid, disk, size, faults, sent: AtomicU64::new(0), held })
 }
 
 /// One disk, on one connection.
 struct DiskExport {
     world: Arc<World>,
+    host: usize,
     uuid: String,
     disk: Disk,
     size: u64,
@@ -99,6 +100,9 @@ impl ReadAt for DiskExport {
         let before = self.sent.fetch_add(length, Ordering::SeqCst);
         let broken = || pool_disks::Error::Stream { stream: "NBD", source: std::io::ErrorKind::ConnectionReset.into() };
         if self.faults.cut_after.is_some_and(|limit| before + length > limit) {
+            if let Some(server) = self.world.hosts.get(self.host).and_then(|h| h.nbd.get()) {
+                server.disconnect_all();
+            }
             return Err(broken());
         }
         let runtime = tokio::runtime::Handle::try_current().ok();

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use pool_disks::SrStore;
 use serde::{Deserialize, Serialize};
@@ -13,9 +12,6 @@ use crate::control::GuestBehaviour;
 use crate::error::Error;
 use crate::ops::disks::sync_sr;
 use crate::world::{World, lock};
-
-/// Changes are collected this long before they are saved.
-const DELAY: Duration = Duration::from_millis(200);
 
 /// Beside the database.
 #[derive(Debug, Serialize, Deserialize)]
@@ -65,33 +61,36 @@ pub(crate) fn save(world: &World, control_port: u16) -> Result<(), Error> {
     std::fs::rename(&aside, &path).map_err(|e| Error::state("renaming", &aside, e))
 }
 
-/// Saves after changes until the program stops.
+/// Saves every change until the program stops; what changes meanwhile is in the next round.
 pub(crate) async fn keep(world: Arc<World>, control_port: u16) {
     let mut changes = world.changes();
     loop {
-        tokio::select! {
-            () = world.stop.cancelled() => return,
-            changed = changes.changed() => if changed.is_err() { return },
-        }
-        tokio::select! {
-            () = world.stop.cancelled() => return,
-            () = tokio::time::sleep(DELAY) => {}
-        }
-        changes.mark_unchanged();
+        let change = *changes.borrow_and_update();
         let saving = Arc::clone(&world);
         let saved = tokio::task::spawn_blocking(move || save(&saving, control_port)).await;
         if let Ok(Err(error)) = saved {
             tracing::error!(error = &error as &dyn std::error::Error, "the state could not be saved");
         }
+        world.is_saved(change);
+        tokio::select! {
+            () = world.stop.cancelled() => return,
+            changed = changes.changed() => if changed.is_err() { return },
+        }
     }
 }
 
-/// Opens the storage of every SR and brings the records in line with it.
+/// Opens the storage of every SR and brings the records in line with it. A disk that no record names was being made
+/// when the program died, and nobody was told of it: it is removed.
 pub(crate) fn open_stores(world: &World) -> Result<(), Error> {
     let srs = world.read(|db| db.rows("SR").map(|(sr, _)| (sr.to_owned(), db.uuid("SR", sr))).collect::<Vec<_>>());
     for (sr, uuid) in srs {
-        let store = SrStore::open(&world.folder.join("sr").join(&uuid))
-            .map_err(|source| Error::Storage { sr: uuid, source })?;
+        let broken = |source| Error::Storage { sr: uuid.clone(), source };
+        let store = SrStore::open(&world.folder.join("sr").join(&uuid)).map_err(broken)?;
+        for node in store.nodes().into_iter().filter(|node| !node.hidden) {
+            if world.read(|db| db.by_uuid("VDI", &node.id.to_string())).is_err() {
+                store.destroy(node.id).map_err(broken)?;
+            }
+        }
         world.add_store(&sr, store);
         sync_sr(world, &sr);
         world.garbage.due(world, &sr);

@@ -90,6 +90,8 @@ pub(crate) struct World {
     stores: Mutex<HashMap<String, Arc<SrStore>>>,
     db: Mutex<Db>,
     changes: watch::Sender<u64>,
+    /// The last change that is in the state folder.
+    saved: watch::Sender<u64>,
 }
 
 impl std::fmt::Debug for World {
@@ -121,6 +123,7 @@ impl World {
             stores: Mutex::default(),
             db: Mutex::new(db),
             changes: watch::Sender::new(0),
+            saved: watch::Sender::new(0),
         }
     }
 
@@ -145,6 +148,25 @@ impl World {
     /// Changes whenever the database does.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
+    }
+
+    /// Waits until everything that is true now would survive the death of the program, so that no client is told
+    /// what a restart forgets. Nothing to wait for when the state goes with the program.
+    pub(crate) async fn durable(&self) {
+        if self.config.state.is_none() {
+            return;
+        }
+        let wanted = *self.changes.borrow();
+        let mut saved = self.saved.subscribe();
+        tokio::select! {
+            _ = saved.wait_for(|saved| *saved >= wanted) => {}
+            () = self.stop.cancelled() => {}
+        }
+    }
+
+    /// The changes up to this one are in the state folder.
+    pub(crate) fn is_saved(&self, change: u64) {
+        self.saved.send_replace(change);
     }
 
     pub(crate) fn profile(&self) -> Profile {

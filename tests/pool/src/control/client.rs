@@ -52,6 +52,14 @@ pub enum ControlError {
     },
 }
 
+impl ControlError {
+    /// Whether the same request may succeed later without anything being changed by hand.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::TimedOut { .. })
+    }
+}
+
 /// A handle on one simulated pool.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -205,6 +213,11 @@ impl Client {
     /// Makes another host the coordinator.
     pub async fn designate_coordinator(&self, host: usize) -> Result<(), ControlError> {
         self.ask("pool/coordinator", &HostNumber { host }).await
+    }
+
+    /// All sessions are gone, as after a long time without use.
+    pub async fn expire_sessions(&self) -> Result<(), ControlError> {
+        self.ask("sessions/expire", &()).await
     }
 
     /// Closes all NBD connections of a host.

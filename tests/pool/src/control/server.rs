@@ -66,6 +66,7 @@ async fn connection(pool: &Arc<Running>, stream: TcpStream) -> std::io::Result<(
     let path = request.path.strip_prefix("/v1/").unwrap_or_default().trim_end_matches('/').to_owned();
     match carry_out(pool, &path, &body).await {
         Ok(answer) => {
+            pool.world.durable().await;
             let json = [("content-type", "application/json"), ("connection", "close")];
             respond(&mut stream, Status(200), &json, answer.to_string().as_bytes()).await?;
         }
@@ -110,7 +111,10 @@ async fn carry_out(pool: &Arc<Running>, path: &str, body: &[u8]) -> Result<Json,
         "disk/copy" => show(copy(world, &read(body)?).await),
         "disk/break-cbt" => show(break_cbt(world, &read::<Subject>(body)?.id).await),
         "counters" => show(Ok(world.tally.show())),
-        "counters/reset" => show(Ok(world.tally.reset())),
+        "counters/reset" => {
+            world.tally.reset();
+            show(Ok(()))
+        }
         "objects" => show(Ok(world.read(|db| {
             let counted = db.tables().map(|(class, table)| (class.to_owned(), table.rows.len()));
             counted.collect::<std::collections::BTreeMap<_, _>>()
@@ -133,6 +137,10 @@ async fn carry_out(pool: &Arc<Running>, path: &str, body: &[u8]) -> Result<Json,
             show(blocking(move || pool.renew_certificate(host)).await)
         }
         "pool/coordinator" => show(set_coordinator(world, read::<HostNumber>(body)?.host)),
+        "sessions/expire" => {
+            world.forget_sessions();
+            show(Ok(()))
+        }
         "nbd/drop" => show(drop_nbd(world, read::<HostNumber>(body)?.host)),
         _ => Err(format!("there is no call {path}")),
     }

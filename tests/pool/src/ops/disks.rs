@@ -62,6 +62,7 @@ fn found_node(sr: &str, uuid: &str, kind: NodeKind) -> Record {
         ("name_label".to_owned(), Value::str(if hidden { "base copy" } else { "" })),
         ("read_only".to_owned(), Value::Bool(hidden)),
         ("managed".to_owned(), Value::Bool(!hidden)),
+        ("is_a_snapshot".to_owned(), Value::Bool(matches!(kind, NodeKind::Snapshot | NodeKind::CbtMetadata))),
         ("sm_config".to_owned(), Value::map([("vdi_type", "vhd")])),
     ])
 }

@@ -139,7 +139,8 @@ async fn set_cbt(cx: Cx, args: Args, on: bool) -> Outcome {
     let sr = cx.world.read(|db| db.text("VDI", &vdi, "SR"));
     blocking(move || {
         let store = disk.store();
-        Ok(if on { store.enable_cbt(disk.id())? } else { store.disable_cbt(disk.id())? })
+        let done = if on { store.enable_cbt(disk.id()) } else { store.disable_cbt(disk.id()) };
+        Ok(done?)
     })
     .await?;
     sync_sr(&cx.world, &sr);

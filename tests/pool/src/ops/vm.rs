@@ -100,6 +100,14 @@ pub(super) fn enter(table: &mut Methods) {
     ] {
         table.add(&format!("VM.{field}"), "self:ref(VM) value:int", move |cx, args| set_halted(cx, args, field));
     }
+    table.add("VM_appliance.create", "record:rec(VM_appliance)", |cx, args| async move {
+        let record = super::vdi::only(args.record(0), &["name_label", "name_description"]);
+        Ok(Value::str(cx.world.write(|db| db.create("VM_appliance", record))))
+    });
+    table.add("VM_appliance.destroy", "self:ref(VM_appliance)", |cx, args| async move {
+        cx.world.write(|db| db.delete("VM_appliance", &args.text(0)));
+        Ok(Value::Void)
+    });
     table.add("VM.get_possible_hosts", "vm:ref(VM)", |cx, args| async move {
         Ok(Value::set(cx.world.read(|db| super::power::possible_hosts(&cx.world, db, &args.text(0)))))
     });

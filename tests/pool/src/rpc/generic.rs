@@ -37,6 +37,9 @@ pub(super) fn resolve(schema: &Schema, name: &str) -> Option<Generic> {
     let (class, operation) = name.split_once('.')?;
     let class = schema.class(class)?;
     let own = || param("self", Type::Ref(class.name.clone()));
+    if !class.events && operation.starts_with("get_all") {
+        return None;
+    }
     let (action, params) = match operation {
         "get_all" => (Action::All, vec![]),
         "get_all_records" => (Action::AllRecords, vec![]),
@@ -88,6 +91,9 @@ pub(super) fn names(schema: &Schema) -> Vec<String> {
     for class in schema.classes() {
         let mut add = |operation: String| names.push(format!("{}.{operation}", class.name));
         for look_up in ["get_all", "get_all_records", "get_all_records_where", "get_record", "get_by_uuid"] {
+            if !class.events && look_up.starts_with("get_all") {
+                continue;
+            }
             add(look_up.to_owned());
         }
         if class.field("name_label").is_some() {

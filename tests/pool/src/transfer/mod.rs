@@ -84,6 +84,7 @@ pub(crate) async fn handle(world: &Arc<World>, host: usize, request: &Request, s
         "/import" => import_vm::import(&cx, request, stream, probe).await,
         _ => xmldb::dump(&cx, stream).await,
     };
+    world.durable().await;
     if session.temporary {
         world.logout(&session.reference);
     }

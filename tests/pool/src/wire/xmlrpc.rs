@@ -188,7 +188,8 @@ impl Xml {
 }
 
 fn flush(run: &mut String, pieces: &mut Vec<Piece>, blanks_only_are_nothing: bool) {
-    if !run.is_empty() && !(blanks_only_are_nothing && run.trim().is_empty()) {
+    let is_nothing = if blanks_only_are_nothing { run.trim().is_empty() } else { run.is_empty() };
+    if !is_nothing {
         pieces.push(Piece::Text(std::mem::take(run)));
     }
     run.clear();
