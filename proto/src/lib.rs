@@ -19,6 +19,19 @@ macro_rules! debug_without_secrets {
 
 debug_without_secrets!(Pool.name, Remote.name, PoolAccess.pool, RemoteAccess.remote);
 
+// What is written by hand for a message is missing for the enums inside it too.
+impl std::fmt::Debug for v1::pool::State {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(self.as_str_name())
+    }
+}
+
+impl std::fmt::Debug for v1::remote::State {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(self.as_str_name())
+    }
+}
+
 /// The compiled descriptors of [`v1`], for the reflection service: an encoded `google.protobuf.FileDescriptorSet`.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/coffer.v1.bin"));
 

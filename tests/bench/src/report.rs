@@ -1,7 +1,7 @@
 //! One table of medians, and the ratios that the project holds itself to.
 
 use anyhow::Result;
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{CellAlignment, Table};
 
 use crate::measure::Cost;
 use crate::rounds::{Memory, Rounds};
@@ -32,7 +32,6 @@ pub(crate) fn print(rounds: &Rounds, memory: &Memory) -> Result<()> {
     #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
     let gib = rounds.disk_bytes as f64 / GIB;
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_FULL_CONDENSED);
     table.set_header(["", "wall s", "GiB/s", "CPU s per GiB", "peak MiB"]);
     let sides = [
         ("nbdcopy, host to file (transport only)", &rounds.nbdcopy),

@@ -77,10 +77,11 @@ pub(crate) async fn peak_memory_of_many_disks(size: u64, disks: usize) -> Result
 
 /// Only moves the bytes: from a host over NBD and TLS to a file.
 async fn nbdcopy(site: &Site, vm: &Vm) -> Result<Cost> {
-    let export = site.nbd_export(&vm.disks[0]).await?;
+    let pool = site.hosts.pool().await?;
+    let export = coffer_peers::snapshot_over_nbd(&pool, &vm.uuid, &site.folder().join("pki")).await?;
     let target = site.folder().join("nbdcopy.raw");
     let connections = "--connections=4";
-    let cost = command(Command::new("nbdcopy").args([connections, &export]).arg(&target)).await?;
+    let cost = command(Command::new("nbdcopy").args([connections, &export.uri]).arg(&target)).await?;
     std::fs::remove_file(target)?;
     Ok(cost)
 }
@@ -109,7 +110,7 @@ async fn coffer_backup(site: &Site, job: &str) -> Result<Cost> {
 
 async fn coffer_restore(site: &Site, vm: &Vm) -> Result<Cost> {
     let point = site.api.restore_points(&vm.uuid).await?.into_iter().next().context("a restore point")?;
-    let sr = site.sr("Shared storage").await?;
+    let sr = site.sr("Shared NFS").await?;
     let agent = site.agent().context("an agent runs")?.id()?;
     let (before, start) = (Process::read(agent)?, Instant::now());
     site.api.restore(&point.name, &sr).await?;

@@ -23,7 +23,7 @@ async fn any_restore_point_becomes_a_vm_with_the_bytes_of_its_instant() -> Resul
     let mut points = site.api.restore_points(&vm.uuid).await?;
     points.reverse();
     assert_eq!(points.len(), 3);
-    let sr = site.sr("Shared storage").await?;
+    let sr = site.sr("Shared NFS").await?;
     for (point, expected) in points.iter().zip(&expected) {
         let restored = site.api.restore(&point.name, &sr).await?;
         assert_eq!(&site.digests(&restored).await?, expected, "{}", point.name);

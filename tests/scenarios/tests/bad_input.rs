@@ -35,7 +35,7 @@ async fn problem_of(site: &Site, job: &str) -> Result<Problem> {
 async fn next_run_succeeds_and_nothing_is_left(site: &Site, job: &str, vm: &Vm) -> Result<()> {
     site.api.back_up(job).await?;
     let newest = site.api.restore_points(&vm.uuid).await?.into_iter().next().context("a restore point")?;
-    let restored = site.api.restore(&newest.name, &site.sr("Shared storage").await?).await?;
+    let restored = site.api.restore(&newest.name, &site.sr("Shared NFS").await?).await?;
     assert_eq!(site.digests(&restored).await?, site.digests(&vm.uuid).await?);
     assert_eq!(site.leftovers().await?, Vec::<String>::new());
     Ok(())
@@ -137,7 +137,7 @@ async fn a_full_sr_is_named_and_the_next_run_succeeds() -> Result<()> {
     site.hosts.create_sr(&SrSpec { name: "small".into(), ..Default::default() }).await?;
     let vm = site.create_vm("db1", &[20 * MIB]).await?;
     let job = site.create_job("nightly", &[&vm]).await?;
-    site.hosts.fault(Fault::SrFull { sr: "Local storage".into() }).await?;
+    site.hosts.fault(Fault::SrFull { sr: "Local storage 1".into() }).await?;
     let problem = problem_of(&site, &job).await?;
     assert!(problem.message.contains("space"), "{problem:?}");
     site.hosts.clear_faults().await?;
@@ -206,7 +206,7 @@ async fn a_full_remote_fails_the_run_and_what_was_there_stays_readable() -> Resu
     assert!(problem.message.contains("space") || problem.message.contains("full"), "{problem:?}");
     assert!(site.api.restore_points(&large.uuid).await?.is_empty());
     let kept = site.api.restore_points(&little.uuid).await?.pop().context("the first restore point")?;
-    let restored = site.api.restore(&kept.name, &site.sr("Shared storage").await?).await?;
+    let restored = site.api.restore(&kept.name, &site.sr("Shared NFS").await?).await?;
     assert_eq!(site.digests(&restored).await?, site.digests(&little.uuid).await?);
     assert_eq!(site.leftovers().await?, Vec::<String>::new());
     drop(mounted);

@@ -52,7 +52,7 @@ async fn nothing_is_left(site: &Site) -> Result<()> {
 }
 
 async fn every_listed_point_restores(site: &Site, vm: &Vm) -> Result<()> {
-    let sr = site.sr("Shared storage").await?;
+    let sr = site.sr("Shared NFS").await?;
     let newest = site.api.restore_points(&vm.uuid).await?.into_iter().next().context("a restore point")?;
     let restored = site.api.restore(&newest.name, &sr).await?;
     ensure!(site.digests(&restored).await? == site.digests(&vm.uuid).await?, "{} differs", newest.name);
@@ -101,7 +101,7 @@ async fn a_crash_at_any_step_of_a_restore_leaves_nothing_behind_or_a_whole_vm() 
     site.api.back_up(&job).await?;
     let expected = site.digests(&vm.uuid).await?;
     let point = site.api.restore_points(&vm.uuid).await?[0].name.clone();
-    let sr = site.sr("Shared storage").await?;
+    let sr = site.sr("Shared NFS").await?;
 
     for step in ["preflight", "create-vm", "transfer", "finish"] {
         for victim in VICTIMS {

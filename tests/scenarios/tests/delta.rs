@@ -22,7 +22,7 @@ async fn back_up_and_prove(site: &Site, job: &str, vm: &Vm) -> Result<(Task, u64
     let read = bytes_read_from_hosts(site).await?;
 
     let newest = site.api.restore_points(&vm.uuid).await?.into_iter().next().context("a restore point")?;
-    let restored = site.api.restore(&newest.name, &site.sr("Shared storage").await?).await?;
+    let restored = site.api.restore(&newest.name, &site.sr("Shared NFS").await?).await?;
     assert_eq!(site.digests(&restored).await?, expected, "the newest restore point differs from the disks");
     Ok((task, read))
 }

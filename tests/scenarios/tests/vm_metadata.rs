@@ -105,7 +105,7 @@ async fn round_trip(profile: &'static str, uefi: bool, vtpm: bool) -> Result<()>
     let job = site.create_job("nightly", &[&vm]).await?;
     site.api.back_up(&job).await?;
     let point = site.api.restore_points(&vm.uuid).await?.pop().context("a restore point")?;
-    let restored = site.api.restore(&point.name, &site.sr("Shared storage").await?).await?;
+    let restored = site.api.restore(&point.name, &site.sr("Shared NFS").await?).await?;
 
     let vms = site.hosts.records("VM").await?;
     let (vbds, vdis, vifs) =

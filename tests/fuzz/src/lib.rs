@@ -1,1 +1,0 @@
-//! Fuzz targets for every parser of what comes from outside.
