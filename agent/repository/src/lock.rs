@@ -54,11 +54,20 @@ impl ExclusiveLock {
         let lock = Self { name: name(&format!("locks/{}", hex::encode(id))) };
         objects.publish_unpacked(&lock.name, sealed).await?;
         // Of two that came at one time, both see the other, and both step back.
-        if is_held(objects, Some(&lock.name)).await? {
-            lock.release(&*objects.remote).await?;
-            return Ok(None);
+        match is_held(objects, Some(&lock.name)).await {
+            Ok(false) => Ok(Some(lock)),
+            Ok(true) => {
+                lock.release(&*objects.remote).await?;
+                Ok(None)
+            }
+            Err(error) => {
+                // One that stays behind would keep everybody from deleting for half an hour.
+                if let Err(left) = lock.release(&*objects.remote).await {
+                    tracing::warn!(error = describe(&left), "a lock is left behind");
+                }
+                Err(error)
+            }
         }
-        Ok(Some(lock))
     }
 
     /// Gives the lock back.

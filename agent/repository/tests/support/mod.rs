@@ -15,25 +15,25 @@ use secrecy::SecretString;
 use uuid::Uuid;
 
 /// Bytes of a chunk in tests.
-pub const CHUNK: usize = 64 << 10;
+pub(crate) const CHUNK: usize = 64 << 10;
 
-pub fn password() -> SecretString {
+pub(crate) fn password() -> SecretString {
     SecretString::from("correct horse battery staple")
 }
 
-pub fn options() -> RepositoryOptions {
+pub(crate) fn options() -> RepositoryOptions {
     RepositoryOptions { chunk_bytes: CHUNK, key_cost: KeyCost::Least, workers: 3, ..RepositoryOptions::default() }
 }
 
-pub async fn init(remote: Arc<dyn Remote>) -> Repository {
+pub(crate) async fn init(remote: Arc<dyn Remote>) -> Repository {
     Repository::init(remote, &password(), options()).await.unwrap()
 }
 
-pub async fn open(remote: Arc<dyn Remote>) -> Repository {
+pub(crate) async fn open(remote: Arc<dyn Remote>) -> Repository {
     Repository::open(remote, &password(), options()).await.unwrap()
 }
 
-pub fn meta(second: i64, parent: Option<SnapshotId>) -> SnapshotMeta {
+pub(crate) fn meta(second: i64, parent: Option<SnapshotId>) -> SnapshotMeta {
     SnapshotMeta {
         time: Timestamp::from_second(1_700_000_000 + second).unwrap(),
         vm: Uuid::from_u128(7),
@@ -44,7 +44,7 @@ pub fn meta(second: i64, parent: Option<SnapshotId>) -> SnapshotMeta {
 }
 
 /// Random bytes that come out the same for a seed.
-pub fn noise(seed: u64, bytes: usize) -> Vec<u8> {
+pub(crate) fn noise(seed: u64, bytes: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = move || {
         state ^= state << 13;
@@ -59,7 +59,7 @@ pub fn noise(seed: u64, bytes: usize) -> Vec<u8> {
 }
 
 /// The extents of `disk`: data in steps, zeros as zeros.
-pub fn extents(disk: &[u8], step: usize) -> Vec<Extent> {
+pub(crate) fn extents(disk: &[u8], step: usize) -> Vec<Extent> {
     let mut offset = 0;
     let pieces = disk.chunks(step).map(|piece| {
         let (start, len) = (offset, piece.len() as u64);
@@ -74,7 +74,7 @@ pub fn extents(disk: &[u8], step: usize) -> Vec<Extent> {
 }
 
 /// The extents of `disk` as a delta against `before`, compared in steps.
-pub fn delta(before: &[u8], disk: &[u8], step: usize) -> Vec<Extent> {
+pub(crate) fn delta(before: &[u8], disk: &[u8], step: usize) -> Vec<Extent> {
     let unchanged = |extent: Extent| {
         let (start, end) = (usize::try_from(extent.offset()).unwrap(), usize::try_from(extent.end()).unwrap());
         if before.get(start..end) == Some(&disk[start..end]) {
@@ -86,7 +86,7 @@ pub fn delta(before: &[u8], disk: &[u8], step: usize) -> Vec<Extent> {
     extents(disk, step).into_iter().map(unchanged).collect()
 }
 
-pub async fn write_disk(
+pub(crate) async fn write_disk(
     session: &BackupSession,
     path: &str,
     size: usize,
@@ -101,7 +101,7 @@ pub async fn write_disk(
 }
 
 /// The error of the repository inside one of a disk transfer.
-pub fn inner(error: coffer_extent::ExtentError) -> Error {
+pub(crate) fn inner(error: coffer_extent::ExtentError) -> Error {
     let text = format!("{error:?}");
     match error.downcast_ref::<Error>() {
         Some(_) => Error::Invalid { value: text, reason: "an error of the disk" },
@@ -110,7 +110,7 @@ pub fn inner(error: coffer_extent::ExtentError) -> Error {
 }
 
 /// Backs one disk up, whole, and publishes.
-pub async fn backup(repository: &Repository, second: i64, disk: &[u8]) -> Result<SnapshotId, Error> {
+pub(crate) async fn backup(repository: &Repository, second: i64, disk: &[u8]) -> Result<SnapshotId, Error> {
     let session = repository.begin_backup(BackupOptions::default()).await?;
     write_disk(&session, "disks/xvda.raw", disk.len(), extents(disk, CHUNK), None).await?;
     session.file("vm.json", Bytes::from_static(b"{\"version\":1}")).await?;
@@ -120,7 +120,7 @@ pub async fn backup(repository: &Repository, second: i64, disk: &[u8]) -> Result
 }
 
 /// Reads a disk through the stream of extents.
-pub async fn read_extents(point: &Point, path: &str) -> Result<Vec<u8>, coffer_extent::ExtentError> {
+pub(crate) async fn read_extents(point: &Point, path: &str) -> Result<Vec<u8>, coffer_extent::ExtentError> {
     let mut source = coffer_extent::Validated::new(point.extents(path).unwrap(), path);
     let mut disk = Vec::new();
     while let Some(extent) = coffer_extent::ExtentSource::next(&mut source).await? {
@@ -134,7 +134,7 @@ pub async fn read_extents(point: &Point, path: &str) -> Result<Vec<u8>, coffer_e
 }
 
 /// Reads a disk through random access, in steps that do not fit its chunks.
-pub async fn read_blocks(point: &Point, path: &str) -> Vec<u8> {
+pub(crate) async fn read_blocks(point: &Point, path: &str) -> Vec<u8> {
     let reader = point.disk(path).unwrap();
     let size = reader.size();
     let (mut disk, step) = (Vec::new(), 100_000_u64);
