@@ -21,21 +21,15 @@ assert.equal(vm.$VBDs[0].$VDI.$SR.$type, 'SR')
 assert.equal(api.pool.$master.enabled, true)
 
 // A change is seen through events.
-const changed = new Promise((resolve, reject) => {
-  const timer = setTimeout(() => reject(new Error('no event for the new tag')), 20000)
-  const stop = api.watchObject(vm.$ref, object => {
-    if (object.tags.includes('seen by events')) {
-      clearTimeout(timer)
-      stop?.()
-      resolve()
-    }
-  })
-})
 await api.call('VM.add_tags', vm.$ref, 'seen by events')
-await changed
+const deadline = Date.now() + 20000
+while (!api.getObjectByUuid(vm.uuid).tags.includes('seen by events')) {
+  assert.ok(Date.now() < deadline, 'no event for the new tag')
+  await new Promise(resolve => setTimeout(resolve, 20))
+}
 
 // An asynchronous call is a task that is watched to its end; its result is a reference.
-const reference = await api.callAsync('VM.snapshot', vm.$ref, 'by a peer').then(result => result.match(/OpaqueRef:[^<]+/)[0])
+const reference = String(await api.callAsync('VM.snapshot', vm.$ref, 'by a peer')).match(/OpaqueRef:[^<]+/)[0]
 const snapshot = await api.getRecord('VM', reference)
 assert.equal(snapshot.is_a_snapshot, true)
 assert.equal(snapshot.snapshot_of, vm.$ref)

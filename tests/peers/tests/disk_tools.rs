@@ -35,10 +35,12 @@ async fn qemu_img_reads_an_exported_vhd_as_the_same_disk() -> Result<()> {
     let (vhd, raw) = (stage.folder.path().join("disk.vhd"), stage.folder.path().join("disk.raw"));
     let snapshot = stage.python("export_vhd.py", &[vhd.to_str().context("a plain path")?]).await?;
     stage.control.copy_disk(snapshot.trim(), &raw).await?;
-    let force_size =
-        format!("json:{{\"driver\":\"vpc\",\"force-size\":true,\"file.filename\":{:?}}}", vhd.to_string_lossy());
+    let image = format!(
+        "json:{{\"driver\":\"vpc\",\"force_size_calc\":\"current_size\",\"file.filename\":{:?}}}",
+        vhd.to_string_lossy()
+    );
     let converted = stage.folder.path().join("converted.raw");
-    succeed(Command::new("qemu-img").args(["convert", "-O", "raw", &force_size]).arg(&converted)).await?;
+    succeed(Command::new("qemu-img").args(["convert", "-O", "raw", &image]).arg(&converted)).await?;
     assert!(std::fs::read(converted)? == std::fs::read(raw)?, "the exported VHD holds another disk");
     Ok(())
 }
