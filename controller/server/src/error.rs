@@ -51,6 +51,18 @@ pub enum Error {
         #[source]
         source: coffer_store::Error,
     },
+    /// The store holds what this version cannot read.
+    #[error("the state store cannot be read")]
+    Record(#[from] coffer_core::RecordError),
+    /// The state folder cannot be used.
+    #[error("cannot write in the state folder {}", path.display())]
+    StateFolder {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The reflection service cannot be built.
     #[error("the reflection service cannot be built")]
     Reflection(#[from] tonic_reflection::server::Error),

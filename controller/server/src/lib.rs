@@ -4,10 +4,21 @@
 //! [`coffer_core`]; what they decide becomes true in one transaction of the store, or not at all. It never talks to a
 //! pool or a remote, and holds no state that is not rebuilt from the store (but progress, which may be lost).
 
+mod auth;
+mod board;
+mod convert;
 mod error;
+mod fault;
+mod heard;
+mod history;
 mod options;
+mod page;
+mod plane;
+mod request;
+mod secret;
 mod server;
+mod service;
 
 pub use error::Error;
 pub use options::{Clock, Limits, ServeOptions, SystemClock, Timings};
-pub use server::{Controller, Handle, API_TOKEN_FILE};
+pub use server::{API_TOKEN_FILE, Controller, Handle};

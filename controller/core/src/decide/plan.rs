@@ -14,7 +14,7 @@ use crate::state::{Entry, Key, LIVE, State};
 use crate::task_state::{TaskState, Verdict};
 
 /// Most tasks that one change plans.
-pub const CHUNK: usize = 40;
+pub const CHUNK: usize = 30;
 
 /// The id of the task that works on a subject in a run: the same whoever plans it, and however often.
 #[must_use]

@@ -1,0 +1,262 @@
+//! The one place where decisions meet the store: the mirror of its content, and commits that wait until it shows them.
+
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
+
+use coffer_core::{Change, Entry, Guard, State, Write};
+use coffer_store::{Compare, Event, LeaseId, Op, PutLease, Revision, StateStore, Txn};
+use futures::StreamExt;
+use jiff::Timestamp;
+use std::sync::Arc;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::Error;
+use crate::board::Board;
+use crate::fault::Fault;
+use crate::heard::Heard;
+use crate::options::{Clock, Limits, Timings};
+
+/// How often a decision is made anew when what it was based on changed under it.
+const ATTEMPTS: u32 = 30;
+/// How long a commit waits for the mirror to show it; after that it is true all the same.
+const MIRROR_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What services and loops share.
+#[derive(Debug)]
+pub(crate) struct Plane {
+    pub(crate) store: Arc<dyn StateStore>,
+    state: RwLock<State>,
+    seen: watch::Sender<u64>,
+    pub(crate) board: Board,
+    pub(crate) heard: Heard,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) timings: Timings,
+    pub(crate) limits: Limits,
+    /// Cancelled when the controller drains.
+    pub(crate) stop: CancellationToken,
+}
+
+/// A change, with writes beside what the mirror holds: secrets, history, request ids.
+#[derive(Debug, Default)]
+pub(crate) struct Effect {
+    pub(crate) change: Change,
+    pub(crate) compares: Vec<Compare>,
+    pub(crate) ops: Vec<Op>,
+}
+
+impl From<Change> for Effect {
+    fn from(change: Change) -> Self {
+        Self { change, ..Self::default() }
+    }
+}
+
+impl Effect {
+    fn is_empty(&self) -> bool {
+        self.change.is_empty() && self.ops.is_empty()
+    }
+}
+
+impl Plane {
+    /// Reads everything once.
+    pub(crate) async fn load(
+        store: Arc<dyn StateStore>,
+        clock: Arc<dyn Clock>,
+        timings: Timings,
+        limits: Limits,
+    ) -> Result<Self, Error> {
+        let state = list(&*store).await?;
+        let seen = watch::Sender::new(state.revision);
+        Ok(Self {
+            store,
+            state: RwLock::new(state),
+            seen,
+            board: Board::default(),
+            heard: Heard::default(),
+            clock,
+            timings,
+            limits,
+            stop: CancellationToken::new(),
+        })
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Looks at the store's content as this controller has seen it last.
+    pub(crate) fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&self.state())
+    }
+
+    fn state(&self) -> RwLockReadGuard<'_, State> {
+        // Nothing panics while it writes; and what it writes is only a copy.
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Told of every change of the mirror.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.seen.subscribe()
+    }
+
+    /// Follows the store until it fails or the controller stops; returns why it failed.
+    pub(crate) async fn follow(&self) -> Option<Error> {
+        loop {
+            let from = Revision(self.state().revision).next();
+            let mut events = match self.store.watch(coffer_core::state::ROOT, from).await {
+                Ok(events) => events,
+                Err(source) => return Some(Error::Store { doing: "following changes", source }),
+            };
+            let failure = loop {
+                let batch = tokio::select! {
+                    () = self.stop.cancelled() => return None,
+                    batch = events.next() => batch,
+                };
+                match batch {
+                    Some(Ok(batch)) => {
+                        if let Err(error) = self.take_in(batch.events, batch.revision.0) {
+                            return Some(error);
+                        }
+                    }
+                    Some(Err(error)) => break error,
+                    None => return Some(Error::Part("the watch of the store ended without a reason".into())),
+                }
+            };
+            match failure {
+                coffer_store::Error::Compacted { .. } | coffer_store::Error::Unavailable { .. } => {
+                    tracing::warn!(error = %failure, "the watch of the store was cut; reading everything again");
+                    match list(&*self.store).await {
+                        Ok(state) => self.replace(state),
+                        Err(error) => return Some(error),
+                    }
+                }
+                source => return Some(Error::Store { doing: "following changes", source }),
+            }
+        }
+    }
+
+    fn take_in(&self, events: Vec<Event>, revision: u64) -> Result<(), Error> {
+        {
+            let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+            for event in events {
+                match event {
+                    Event::Put(entry) if entry.key.starts_with(coffer_core::state::LIVE) => {
+                        state.put(&entry.key, &entry.value, entry.create_revision.0, entry.mod_revision.0)?;
+                    }
+                    Event::Put(_) => {}
+                    Event::Delete { key, revision } => state.delete(&key, revision.0),
+                }
+            }
+            state.revision = revision;
+        }
+        self.seen.send_replace(revision);
+        Ok(())
+    }
+
+    fn replace(&self, state: State) {
+        let revision = state.revision;
+        *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
+        self.seen.send_replace(revision);
+    }
+
+    /// Waits until the mirror shows a revision.
+    async fn shows(&self, revision: u64) {
+        let mut changes = self.changes();
+        let shown = tokio::time::timeout(MIRROR_PATIENCE, changes.wait_for(|seen| *seen >= revision));
+        tokio::select! {
+            shown = shown => if shown.is_err() {
+                tracing::warn!(revision, "the mirror of the store lags behind");
+            },
+            // The mirror stands still then; what was committed is true all the same.
+            () = self.stop.cancelled() => {}
+        }
+    }
+
+    /// Makes a change, if all that it requires still holds. When this returns true, the mirror shows it.
+    pub(crate) async fn commit(&self, effect: impl Into<Effect>) -> Result<bool, Fault> {
+        let effect = effect.into();
+        let wid = Uuid::now_v7().to_string();
+        let (txn, mark) = transaction(effect, &wid);
+        match self.store.txn(txn).await {
+            Ok(outcome) => {
+                self.shows(outcome.revision.0).await;
+                Ok(outcome.succeeded)
+            }
+            Err(error) if error.is_unknown() => {
+                // Whether it took place is told by the id of the write, and by nothing else.
+                let Some(key) = mark else { return Err(Fault::Store(error)) };
+                let found = self.store.get(&key).await.map_err(Fault::Store)?;
+                let ours = found.filter(|entry| coffer_core::record::write_id(&entry.value).as_deref() == Some(&wid));
+                match ours {
+                    Some(entry) => {
+                        self.shows(entry.mod_revision.0).await;
+                        Ok(true)
+                    }
+                    None => Ok(false),
+                }
+            }
+            Err(error) => Err(Fault::Store(error)),
+        }
+    }
+
+    /// Decides and commits; decides anew when what was decided on has changed meanwhile.
+    pub(crate) async fn mutate<T, E: Into<Effect>>(
+        &self,
+        mut decide: impl FnMut(&State, Timestamp) -> Result<(E, T), Fault>,
+    ) -> Result<T, Fault> {
+        for _ in 0..ATTEMPTS {
+            let (effect, answer) = {
+                let (effect, answer) = decide(&self.state(), self.now())?;
+                (effect.into(), answer)
+            };
+            if effect.is_empty() || self.commit(effect).await? {
+                return Ok(answer);
+            }
+        }
+        Err(Fault::Contended)
+    }
+}
+
+async fn list(store: &dyn StateStore) -> Result<State, Error> {
+    let doing = "reading its content";
+    let (entries, revision) =
+        coffer_store::list(store, coffer_core::state::LIVE).await.map_err(|source| Error::Store { doing, source })?;
+    let mut state = State::default();
+    for entry in entries {
+        state.put(&entry.key, &entry.value, entry.create_revision.0, entry.mod_revision.0)?;
+    }
+    state.revision = revision.0;
+    Ok(state)
+}
+
+/// The store's transaction for an effect, and a key whose value tells whether it took place.
+fn transaction(effect: Effect, wid: &str) -> (Txn, Option<String>) {
+    let mut txn = Txn::new();
+    for guard in effect.change.guards {
+        txn = match guard {
+            Guard::Unchanged(key, modified) => txn.if_mod(key.path(), Revision(modified)),
+            Guard::Same(key, created) => txn.if_created(key.path(), Revision(created)),
+            Guard::Absent(key) => txn.if_absent(key.path()),
+            Guard::NoneUnder(path) => txn.if_empty(path),
+        };
+    }
+    txn.compares.extend(effect.compares);
+    let mut mark = None;
+    for write in effect.change.writes {
+        txn = match write {
+            Write::Put(entry) => {
+                let path = entry.key().path();
+                let lease = match *entry {
+                    Entry::Session(_, ref session) => PutLease::Attach(LeaseId(session.lease)),
+                    _ => PutLease::None,
+                };
+                mark.get_or_insert_with(|| path.clone());
+                txn.put_with(path, entry.encode(wid), lease)
+            }
+            Write::Delete(key) => txn.delete(key.path()),
+        };
+    }
+    txn.then.extend(effect.ops);
+    (txn, mark)
+}
