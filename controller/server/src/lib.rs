@@ -7,6 +7,7 @@
 mod auth;
 mod board;
 mod convert;
+mod duty;
 mod error;
 mod fault;
 mod heard;
@@ -21,4 +22,4 @@ mod service;
 
 pub use error::Error;
 pub use options::{Clock, Limits, ServeOptions, SystemClock, Timings};
-pub use server::{API_TOKEN_FILE, Controller, Handle};
+pub use server::{ADDRESS_FILE, API_TOKEN_FILE, Controller, Handle};
