@@ -160,6 +160,8 @@ impl Running {
         if host.is_up() {
             return Ok(());
         }
+        let listening: Vec<_> = lock(&host.listening).drain(..).collect();
+        futures::future::join_all(listening).await;
         let https = http::listen(&host.address, host.port()).await.map_err(Failure::internal)?;
         let nbd = http::listen(&host.address, host.nbd_port()).await.map_err(Failure::internal)?;
         *lock(&host.alive) = CancellationToken::new();
@@ -214,6 +216,7 @@ fn new_host(folder: &std::path::Path, number: usize, reference: String) -> Resul
         nbd_port: AtomicU16::new(0),
         up: AtomicBool::new(false),
         nbd: OnceLock::new(),
+        listening: Mutex::default(),
         alive: Mutex::new(CancellationToken::new()),
     })
 }
@@ -290,9 +293,9 @@ fn host_up(world: &Arc<World>, methods: &Arc<Methods>, number: usize, https: Tcp
     });
     server.set_mode(crate::nbd::mode(world, host));
     host.up.store(true, Ordering::SeqCst);
-    tokio::spawn(http::serve(Arc::clone(world), Arc::clone(methods), number, https));
+    let serving = tokio::spawn(http::serve(Arc::clone(world), Arc::clone(methods), number, https));
     let (server, life, stop) = (server.clone(), host.life(), world.stop.clone());
-    tokio::spawn(async move {
+    let exporting = tokio::spawn(async move {
         let shutdown = CancellationToken::new();
         let serving = server.serve(nbd, shutdown.clone());
         tokio::pin!(serving);
@@ -304,4 +307,5 @@ fn host_up(world: &Arc<World>, methods: &Arc<Methods>, number: usize, https: Tcp
         shutdown.cancel();
         serving.await;
     });
+    lock(&host.listening).extend([serving, exporting]);
 }

@@ -35,6 +35,8 @@ pub(crate) struct Host {
     pub(crate) up: AtomicBool,
     pub(crate) identity: RwLock<Identity>,
     pub(crate) nbd: OnceLock<NbdServer>,
+    /// The tasks that hold its listeners.
+    pub(crate) listening: Mutex<Vec<tokio::task::JoinHandle<()>>>,
     /// Cancelled to reset every connection of the host; replaced when it comes back.
     pub(crate) alive: Mutex<CancellationToken>,
 }

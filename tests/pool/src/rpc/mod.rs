@@ -112,7 +112,7 @@ fn alias(world: &World, name: &str) -> String {
     }
     let classes: Vec<String> = world.read(|db| db.schema().classes().map(|c| c.name.clone()).collect());
     let known = |class: &str| classes.iter().any(|c| c == class) || ["event", "system"].contains(&class);
-    let split = name.match_indices('_').map(|(at, _)| name.split_at(at)).filter(|(class, _)| known(class)).next_back();
+    let split = name.match_indices('_').map(|(at, _)| name.split_at(at)).rfind(|(class, _)| known(class));
     split.map_or_else(|| name.to_owned(), |(class, rest)| format!("{class}.{}", rest.trim_start_matches('_')))
 }
 
