@@ -7,6 +7,7 @@ mod dispatcher;
 mod expander;
 mod finisher;
 mod scheduler;
+mod upkeep;
 mod watcher;
 
 use std::future::Future;
@@ -35,6 +36,7 @@ pub(crate) fn spawn_all(plane: &Arc<Plane>, parts: &mut JoinSet<Result<(), Error
     parts.spawn(run(watcher::Watcher::default(), Arc::clone(plane)));
     parts.spawn(run(canceller::Canceller, Arc::clone(plane)));
     parts.spawn(run(finisher::Finisher, Arc::clone(plane)));
+    parts.spawn(run(upkeep::Upkeep, Arc::clone(plane)));
     parts.spawn(run(archiver::Archiver::default(), Arc::clone(plane)));
 }
 

@@ -1,0 +1,144 @@
+//! A controller over a real socket, with agents that do what the tests tell them.
+#![allow(clippy::unwrap_used, reason = "a test that fails says where")]
+
+mod support;
+
+use coffer_proto::v1;
+use support::{Agent, World, reason};
+use tonic::Code;
+use v1::run::State;
+
+#[tokio::test]
+async fn a_backup_goes_from_the_request_to_its_restore_point() {
+    let world = World::with_job(0).await;
+    let mut agent = Agent::start(&world, "rack-1", 1).await;
+    let run = world.run_job().await;
+    let tasks = agent.told(&[], |tasks| !tasks.is_empty()).await;
+    assert_eq!(tasks.len(), 1);
+    agent.back_up(&tasks[0]).await;
+    let ended = world.end_of(&run).await;
+    assert_eq!(ended.state(), State::Succeeded, "{ended:?}");
+    assert_eq!(ended.tasks.unwrap().succeeded, 1);
+    assert!(agent.told(&[&tasks[0]], <[_]>::is_empty).await.is_empty());
+    let mut points = v1::restore_point_service_client::RestorePointServiceClient::new(world.service());
+    let points = points.list_restore_points(v1::ListRestorePointsRequest::default()).await.unwrap().into_inner();
+    assert_eq!(points.restore_points.len(), 1);
+    assert_eq!(world.tasks(&run).await[0].restore_points, [points.restore_points[0].name.clone()]);
+    world.controller.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn no_more_tasks_run_at_once_than_the_job_allows() {
+    let world = World::with_job(1).await;
+    let mut agent = Agent::start(&world, "rack-1", 3).await;
+    let run = world.run_job().await;
+    for left in (0..3).rev() {
+        let tasks = agent.told(&[], |tasks| !tasks.is_empty()).await;
+        assert_eq!(tasks.len(), 1);
+        let waiting: Vec<_> =
+            world.tasks(&run).await.into_iter().filter(|task| task.state() == v1::task::State::Waiting).collect();
+        assert_eq!(waiting.len(), left);
+        assert!(waiting.iter().all(|task| task.waits_for.contains("1 of 1 in use")), "{waiting:?}");
+        agent.back_up(&tasks[0]).await;
+    }
+    assert_eq!(world.end_of(&run).await.state(), State::Succeeded);
+}
+
+#[tokio::test]
+async fn a_silent_agent_is_replaced_in_a_new_epoch_and_its_old_one_is_fenced() {
+    let world = World::with_job(0).await;
+    let mut silent = Agent::start(&world, "rack-1", 1).await;
+    let run = world.run_job().await;
+    let old = silent.told(&[], |tasks| !tasks.is_empty()).await.remove(0);
+    silent.step(&old, 1).await.unwrap();
+
+    let mut other = Agent::start(&world, "rack-2", 1).await;
+    let new = other.told(&[], |tasks| !tasks.is_empty()).await.remove(0);
+    assert_eq!((&new.task, new.epoch, new.attempt), (&old.task, old.epoch + 1, 2));
+
+    let forgotten = silent.step(&old, 2).await.unwrap_err();
+    assert_eq!((forgotten.code(), reason(&forgotten).as_str()), (Code::Unauthenticated, "SESSION_UNKNOWN"));
+    silent.register().await;
+    for refused in [
+        silent.step(&old, 2).await.unwrap_err(),
+        silent.commit(&old, 2).await.unwrap_err(),
+        silent.step(&new, 1).await.unwrap_err(),
+    ] {
+        assert_eq!((refused.code(), reason(&refused).as_str()), (Code::Aborted, "FENCED"));
+    }
+    assert!(silent.sync(&[&old]).await.unwrap().is_empty());
+
+    other.back_up(&new).await;
+    assert_eq!(world.end_of(&run).await.state(), State::Succeeded);
+}
+
+#[tokio::test]
+async fn cancelling_ends_what_waits_and_tells_who_holds() {
+    let world = World::with_job(1).await;
+    let mut agent = Agent::start(&world, "rack-1", 2).await;
+    let run = world.run_job().await;
+    let held = agent.told(&[], |tasks| !tasks.is_empty()).await.remove(0);
+    assert!(!agent.step(&held, 1).await.unwrap());
+    world.runs().cancel_run(v1::CancelRunRequest { name: run.clone() }).await.unwrap();
+    agent.told(&[&held], |tasks| tasks.len() == 1 && tasks[0].cancel).await;
+    let refused = agent.commit(&held, 2).await.unwrap_err();
+    assert_eq!(reason(&refused), "CANCELLED");
+    let cancelled = v1::complete_request::Outcome::Cancelled(v1::TaskCancelled {});
+    agent.complete(&held, 2, cancelled).await.unwrap();
+    assert_eq!(world.end_of(&run).await.state(), State::Cancelled);
+    assert!(world.tasks(&run).await.iter().all(|task| task.state() == v1::task::State::Cancelled));
+}
+
+#[tokio::test]
+async fn a_call_without_the_right_token_is_refused() {
+    let world = World::start().await;
+    let request = || v1::ListRemotesRequest::default();
+    let mut without = v1::remote_service_client::RemoteServiceClient::new(world.channel());
+    let refused = without.list_remotes(request()).await.unwrap_err();
+    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::Unauthenticated, "TOKEN_REQUIRED"));
+    let mut wrong = tonic::Request::new(request());
+    wrong.metadata_mut().insert("authorization", format!("Bearer {}", "0".repeat(64)).parse().unwrap());
+    assert_eq!(without.list_remotes(wrong).await.unwrap_err().code(), Code::Unauthenticated);
+    world.remotes().list_remotes(request()).await.unwrap();
+}
+
+#[tokio::test]
+async fn pages_show_everything_once_and_a_stale_etag_changes_nothing() {
+    let world = World::start().await;
+    for id in ["a", "b", "c"] {
+        world.create_remote(id).await;
+    }
+    let mut names = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = v1::ListRemotesRequest { page_size: 2, page_token };
+        let page = world.remotes().list_remotes(request).await.unwrap().into_inner();
+        names.extend(page.remotes.into_iter().map(|remote| remote.name));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(names, ["remotes/a", "remotes/b", "remotes/c"]);
+
+    let get = v1::GetRemoteRequest { name: "remotes/a".to_owned() };
+    let read = world.remotes().get_remote(get.clone()).await.unwrap().into_inner();
+    assert_eq!(read.password, "");
+    let rename = |display_name: &str| v1::UpdateRemoteRequest {
+        remote: Some(v1::Remote { display_name: display_name.to_owned(), ..read.clone() }),
+        update_mask: Some(prost_types::FieldMask { paths: vec!["display_name".to_owned()] }),
+    };
+    world.remotes().update_remote(rename("first")).await.unwrap();
+    let refused = world.remotes().update_remote(rename("second")).await.unwrap_err();
+    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::Aborted, "ETAG_MISMATCH"));
+    assert_eq!(world.remotes().get_remote(get).await.unwrap().into_inner().display_name, "first");
+}
+
+#[tokio::test]
+async fn the_address_file_lives_as_long_as_the_controller() {
+    let world = World::start().await;
+    let path = world.folder.path().join(coffer_controller::ADDRESS_FILE);
+    assert_eq!(std::fs::read_to_string(&path).unwrap().trim(), world.controller.local_addr().to_string());
+    world.controller.shutdown().await.unwrap();
+    assert!(!path.exists());
+}
