@@ -1,5 +1,7 @@
 //! The one suite that every kind of remote must pass.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops where it is")]
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 

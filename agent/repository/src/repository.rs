@@ -209,7 +209,7 @@ impl Repository {
         }
         let infos = listed.readable.iter().filter_map(|(id, snapshot)| info_of(*id, snapshot).ok());
         let mut points: Vec<PointInfo> = infos.filter(PointInfo::is_ours).collect();
-        points.sort_by(|left, right| (left.time, left.id).cmp(&(right.time, right.id)));
+        points.sort_by_key(|point| (point.time, point.id));
         Ok(points)
     }
 

@@ -1,5 +1,7 @@
 //! What a repository promises, on a remote in memory.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops where it is")]
+
 mod support;
 
 use std::sync::Arc;

@@ -1,5 +1,7 @@
 //! Random disks, writes, deltas, deletions and prunes against a model that keeps every disk in memory.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops where it is")]
+
 mod support;
 
 use std::collections::BTreeMap;

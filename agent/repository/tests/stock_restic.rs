@@ -1,5 +1,7 @@
 //! The stock `restic` program and this crate work on one repository.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops where it is")]
+
 mod support;
 
 use std::path::Path;

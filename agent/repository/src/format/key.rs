@@ -90,13 +90,14 @@ impl KeyFile {
 
     /// Seals `master` for `password`. Takes as long as `cost` says: not for an async thread.
     pub(crate) fn seal(master: &MasterKey, password: &SecretString, cost: KeyCost) -> Result<Self, String> {
-        let lanes = match cost {
-            KeyCost::Least => 1,
-            KeyCost::Calibrated(target) => calibrate(target)?,
+        let (log_rounds, lanes) = match cost {
+            KeyCost::Least => (LOG_ROUNDS, 1),
+            KeyCost::Calibrated(target) => (LOG_ROUNDS, calibrate(target)?),
+            KeyCost::Worthless => (1, 1),
         };
         let mut salt = [0; SALT_BYTES];
         rand::fill(&mut salt);
-        let params = scrypt::Params::new(LOG_ROUNDS, BLOCK, lanes, 64).map_err(|error| error.to_string())?;
+        let params = scrypt::Params::new(log_rounds, BLOCK, lanes, 64).map_err(|error| error.to_string())?;
         let derived = derive(password, &salt, &params)?;
         let encode = |bytes: &[u8]| STANDARD.encode(bytes);
         let mac = Mac { k: encode(&master.mac_k), r: encode(&master.mac_r) };
@@ -107,7 +108,7 @@ impl KeyFile {
             username: "coffer".to_owned(),
             hostname: String::new(),
             kdf: "scrypt".to_owned(),
-            n: 1 << LOG_ROUNDS,
+            n: 1 << log_rounds,
             r: BLOCK,
             p: lanes,
             salt: encode(&salt),

@@ -29,6 +29,8 @@ pub(crate) struct PackRecord {
     pub(crate) id: PackId,
     /// Bytes of the file, as they follow from what the index lists.
     pub(crate) size: u64,
+    /// Bytes of its blobs, header apart.
+    pub(crate) blob_bytes: u64,
     /// It will be deleted: nothing new may refer to it.
     pub(crate) is_marked: bool,
 }
@@ -90,7 +92,7 @@ impl IndexMap {
         let bytes: u64 = pack.blobs.iter().map(|blob| u64::from(blob.0.length)).sum();
         let size = bytes + header_bytes(pack.blobs.iter().map(|blob| &blob.0)) as u64;
         let is_marked = self.marked.contains(&pack.id);
-        self.packs.push(PackRecord { id: pack.id, size, is_marked });
+        self.packs.push(PackRecord { id: pack.id, size, blob_bytes: bytes, is_marked });
         for blob in &pack.blobs {
             let PackedBlob { id, kind, offset, length, uncompressed } = blob.0;
             let flag = if kind == BlobKind::Tree { TREE } else { 0 };

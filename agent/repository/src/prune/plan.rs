@@ -69,8 +69,6 @@ impl fmt::Display for PrunePlan {
 
 #[derive(Debug, Default, Clone)]
 struct Use {
-    /// Bytes of all its blobs; its header is not among them, as a pack written anew has one too.
-    all_bytes: u64,
     bytes: u64,
     blobs: Vec<PackedBlob>,
 }
@@ -102,13 +100,10 @@ impl Repository {
         }
 
         let mut uses = vec![Use::default(); walked.map.packs().len()];
-        for (found, used) in walked.map.blobs().zip(&walked.used) {
+        for (found, _) in walked.map.blobs().zip(&walked.used).filter(|(_, used)| **used) {
             if let Some(pack) = uses.get_mut(found.pack_number as usize) {
-                pack.all_bytes += u64::from(found.blob.length);
-                if *used {
-                    pack.bytes += u64::from(found.blob.length);
-                    pack.blobs.push(found.blob);
-                }
+                pack.bytes += u64::from(found.blob.length);
+                pack.blobs.push(found.blob);
             }
         }
         let mut plan = PrunePlan {
@@ -134,8 +129,9 @@ impl Repository {
                 }
                 plan.kept_packs += 1;
                 plan.kept_bytes += pack.size;
+                // The header is no waste: a pack written anew has one too. A second copy of a blob is.
                 #[expect(clippy::cast_precision_loss, reason = "a share needs no more digits than a float has")]
-                let waste = 1.0 - usage.bytes as f64 / usage.all_bytes.max(1) as f64;
+                let waste = 1.0 - usage.bytes as f64 / pack.blob_bytes.max(1) as f64;
                 if marked.contains(&pack.id) {
                     plan.rescue.push(pack.id);
                 } else if waste >= plan.options.repack_waste {

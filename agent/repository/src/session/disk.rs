@@ -20,6 +20,9 @@ use crate::pipeline::Stored;
 use crate::reader::FileReader;
 use crate::{BlobId, DiskStats, Error, FileContent};
 
+/// A chunk on its way into the repository: its number, its bytes, and what became of it.
+type Storing = JoinHandle<Result<(usize, u64, Stored), Error>>;
+
 /// Takes one disk, from its first byte to its last; then [`Self::close`].
 #[derive(Debug)]
 pub struct DiskWriter {
@@ -31,7 +34,7 @@ pub struct DiskWriter {
     position: u64,
     /// One for each chunk behind `position`; those of `in_flight` are not valid yet.
     ids: Vec<BlobId>,
-    in_flight: FuturesUnordered<JoinHandle<Result<(usize, u64, Stored), Error>>>,
+    in_flight: FuturesUnordered<Storing>,
     partial: Option<Vec<u8>>,
     zero: Zeros,
     stats: DiskStats,

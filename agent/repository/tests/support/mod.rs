@@ -22,7 +22,7 @@ pub(crate) fn password() -> SecretString {
 }
 
 pub(crate) fn options() -> RepositoryOptions {
-    RepositoryOptions { chunk_bytes: CHUNK, key_cost: KeyCost::Least, workers: 3, ..RepositoryOptions::default() }
+    RepositoryOptions { chunk_bytes: CHUNK, key_cost: KeyCost::Worthless, workers: 3, ..RepositoryOptions::default() }
 }
 
 pub(crate) async fn init(remote: Arc<dyn Remote>) -> Repository {
