@@ -36,10 +36,12 @@ pub enum Error {
         path: PathBuf,
     },
     /// The id in the state folder is not one.
-    #[error("{} does not hold an agent id (1 to 63 of a-z, 0-9 and '-'): remove it to get a new one", path.display())]
+    #[error("{} does not hold an agent id: remove it to get a new one", path.display())]
     AgentId {
         /// The file.
         path: PathBuf,
+        /// What is wrong.
+        source: coffer_model::IdError,
     },
 }
 

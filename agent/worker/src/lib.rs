@@ -6,9 +6,23 @@
 //! holds no state that matters: everything needed to resume is with the controllers, in the pool or on the remote.
 
 mod agent;
+mod authority;
+mod backup;
+mod control;
+mod document;
 mod error;
+mod halt;
+mod hypervisor;
+mod journal;
 mod options;
+mod places;
+mod point;
+mod progress;
+mod restore;
+mod stamps;
 mod state_dir;
+mod sync;
+mod task;
 
 pub use agent::Agent;
 pub use error::Error;

@@ -4,12 +4,14 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 
+use coffer_model::AgentId;
+
 use crate::Error;
 
 /// A locked state folder; another process gets in when this is dropped or its process is gone.
 #[derive(Debug)]
 pub(crate) struct StateDir {
-    agent_id: String,
+    agent_id: AgentId,
     _lock: File,
 }
 
@@ -34,7 +36,7 @@ impl StateDir {
             Err(TryLockError::Error(source)) => return Err(Error::StateDir { path: lock_path, source }),
         }
         let id_path = path.join("agent-id");
-        let agent_id = match fs::read_to_string(&id_path) {
+        let text = match fs::read_to_string(&id_path) {
             Ok(text) => text.trim().to_owned(),
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let id = new_agent_id(&hostname());
@@ -43,14 +45,12 @@ impl StateDir {
             }
             Err(source) => return Err(Error::StateDir { path: id_path, source }),
         };
-        if !is_agent_id(&agent_id) {
-            return Err(Error::AgentId { path: id_path });
-        }
+        let agent_id = text.parse().map_err(|source| Error::AgentId { path: id_path, source })?;
         Ok(Self { agent_id, _lock: lock })
     }
 
     /// The agent's id: the same at every start with this folder.
-    pub(crate) fn agent_id(&self) -> &str {
+    pub(crate) fn agent_id(&self) -> &AgentId {
         &self.agent_id
     }
 }
@@ -58,11 +58,6 @@ impl StateDir {
 /// Name of this machine, as the kernel knows it.
 pub(crate) fn hostname() -> String {
     fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "unknown".to_owned(), |name| name.trim().to_owned())
-}
-
-/// The kernel's id of this boot; empty where it has none.
-pub(crate) fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").map_or_else(|_| String::new(), |id| id.trim().to_owned())
 }
 
 /// The machine's name, so that people recognise it, and a random part, so that clones of a machine differ.
@@ -74,17 +69,13 @@ fn new_agent_id(hostname: &str) -> String {
         .take(40)
         .collect();
     id = id.trim_matches('-').to_owned();
-    if id.is_empty() {
-        id.push_str("agent");
+    if !id.starts_with(|first: char| first.is_ascii_lowercase()) {
+        id = format!("agent-{id}").trim_end_matches('-').to_owned();
     }
     let random = uuid::Uuid::new_v4().simple().to_string();
     id.push('-');
     id.extend(random.chars().take(8));
     id
-}
-
-fn is_agent_id(id: &str) -> bool {
-    (1..=63).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
 /// A file that is either not there or complete, whenever the machine stops.
@@ -106,11 +97,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("agent");
         let first = StateDir::open(&path).unwrap();
-        let id = first.agent_id().to_owned();
-        assert!(is_agent_id(&id));
+        let id = first.agent_id().clone();
         assert!(matches!(StateDir::open(&path), Err(Error::Locked { .. })));
         drop(first);
-        assert_eq!(StateDir::open(&path).unwrap().agent_id(), id);
+        assert_eq!(*StateDir::open(&path).unwrap().agent_id(), id);
     }
 
     #[test]
@@ -123,9 +113,9 @@ mod tests {
 
     #[test]
     fn every_host_name_makes_an_agent_id() {
-        for name in ["", "---", "Backup_01.example.org", "é", &"x".repeat(300)] {
+        for name in ["", "---", "Backup_01.example.org", "é", "42", &"x".repeat(300)] {
             let id = new_agent_id(name);
-            assert!(is_agent_id(&id), "{name:?} gave {id:?}");
+            assert!(id.parse::<AgentId>().is_ok(), "{name:?} gave {id:?}");
         }
     }
 }
