@@ -66,6 +66,7 @@ macro_rules! families {
 
         /// A key and what is to be written to it.
         #[derive(Clone, Debug, PartialEq)]
+        #[expect(clippy::large_enum_variant, reason = "changes keep entries in boxes, one each")]
         pub enum Entry { $( $(#[$doc])* $variant(($($type,)*), $record), )* }
 
         impl Key {

@@ -182,7 +182,8 @@ fn put_planned(
         let plan = state.run(&name.0).map(|run| &run.record.plan);
         match claim(state, change, &point, plan, holder(name)) {
             Ok(claimed) => change = claimed,
-            Err((unclaimed, problem)) => {
+            Err(refused) => {
+                let (unclaimed, problem) = *refused;
                 change = unclaimed;
                 task.problem = Some(problem);
             }
@@ -204,7 +205,7 @@ fn claim(
     id: &RestorePointId,
     plan: Option<&Plan>,
     by: TaskName,
-) -> Result<Change, (Change, Problem)> {
+) -> Result<Change, Box<(Change, Problem)>> {
     let key = (id.clone(),);
     let deletion = match plan {
         Some(Plan::Delete { points, allow_last }) => Some((points, *allow_last)),
@@ -213,7 +214,10 @@ fn claim(
     let found = state.points.get(&key);
     let Some(found) = found.filter(|found| found.record.state == PointState::Listed || deletion.is_some()) else {
         let what = format!("restore point {id} is not there any more");
-        return Err((change, Problem::lasting("POINT_GONE", what, "choose another one: `coffer backup list`")));
+        return Err(Box::new((
+            change,
+            Problem::lasting("POINT_GONE", what, "choose another one: `coffer backup list`"),
+        )));
     };
     let Some((going, allow_last)) = deletion else {
         let pin = Entry::Pin((id.clone(), by.task), PinRecord { holder: by });
@@ -221,7 +225,10 @@ fn claim(
     };
     if let Some(pin) = pins(state, id).next() {
         let what = format!("restore point {id} is being read by {pin}");
-        return Err((change, Problem::lasting("POINT_IN_USE", what, "wait for that run to end, or cancel it")));
+        return Err(Box::new((
+            change,
+            Problem::lasting("POINT_IN_USE", what, "wait for that run to end, or cancel it"),
+        )));
     }
     let mut change = change;
     if !allow_last {
@@ -229,7 +236,10 @@ fn claim(
             Some((keeper, kept)) => change = change.unchanged(Key::Point(keeper.clone()), kept),
             None if found.record.state == PointState::Listed => {
                 let what = format!("restore point {id} is the last good one of {}", found.record.vm_label);
-                return Err((change, Problem::lasting("LAST_POINT", what, "ask for it explicitly: `--allow-last`")));
+                return Err(Box::new((
+                    change,
+                    Problem::lasting("LAST_POINT", what, "ask for it explicitly: `--allow-last`"),
+                )));
             }
             None => {}
         }

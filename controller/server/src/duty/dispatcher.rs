@@ -48,15 +48,17 @@ impl Dispatcher {
                 let over = now.duration_since(since) >= patience;
                 over.then(|| session::give_up(state, task, places, plane.now()))
             });
-            match change {
-                None => {}
-                Some(Ok(change)) => {
-                    if plane.commit(change).await? {
-                        tracing::warn!(run = %task.0, task = %task.1, places, "the task was given up: no agent reached what it needs");
-                    }
+            let given_up = match change {
+                None => false,
+                Some(Ok(change)) => plane.commit(change).await?,
+                Some(Err(moved)) => {
+                    // It has moved on since it was seen waiting.
+                    tracing::debug!(run = %task.0, task = %task.1, %moved, "the task is not given up");
+                    false
                 }
-                // It has moved on since it was seen waiting.
-                Some(Err(moved)) => tracing::debug!(run = %task.0, task = %task.1, %moved, "not given up"),
+            };
+            if given_up {
+                tracing::warn!(run = %task.0, task = %task.1, places, "no agent reached what the task needs; given up");
             }
         }
         Ok(())

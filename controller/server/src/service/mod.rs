@@ -84,6 +84,6 @@ pub(crate) async fn start_run<M: Message>(
 }
 
 /// Runs that have not ended and use something.
-pub(crate) fn unfinished<'a>(state: &'a State, uses: impl Fn(&Plan) -> bool) -> Option<&'a RunId> {
+pub(crate) fn unfinished(state: &State, uses: impl Fn(&Plan) -> bool) -> Option<&RunId> {
     state.runs.iter().find(|(_, run)| run.record.verdict().is_none() && uses(&run.record.plan)).map(|((run,), _)| run)
 }

@@ -126,7 +126,7 @@ impl Remotes {
 
     async fn delete(&self, request: v1::DeleteRemoteRequest) -> Result<(), Fault> {
         let id: RemoteId = name_in("name", &request.name)?;
-        // Its restore points go from the catalogue by the upkeep loop.
+        // Its restore points go from the catalogue by the duty `upkeep`.
         self.0
             .mutate(|state, _| {
                 let found = state.remotes.get(&(id.clone(),)).ok_or_else(|| missing(id.name()))?;
