@@ -68,7 +68,7 @@ impl Running {
         let methods = Arc::new(crate::ops::methods(config.profile));
         let world = Arc::new(World::new(config, folder, hosts, db));
         let listeners = world.open(saved.as_ref()).await?;
-        let control = http::listen("127.0.0.1", world.config.control_port).await?;
+        let control = listen_anywhere("127.0.0.1", world.config.control_port).await?;
         let control_port = port_of(&control);
         for (host, (https, nbd)) in listeners.into_iter().enumerate() {
             host_up(&world, &methods, host, https, nbd);
@@ -85,10 +85,10 @@ impl Running {
             world.write(|db| setup::certificate_record(db, &host.reference, &host.identity().fingerprint));
         }
         let running = Arc::new(Self { world: Arc::clone(&world), methods, control_port, _temporary: temporary });
+        saved::save(&world, control_port)?;
         tokio::spawn(crate::gc::run(Arc::clone(&world)));
         tokio::spawn(saved::keep(Arc::clone(&world), control_port));
         tokio::spawn(crate::control::serve(Arc::downgrade(&running), world.stop.clone(), control));
-        saved::save(&world, control_port)?;
         Ok(running)
     }
 
@@ -226,7 +226,24 @@ fn port_of(listener: &TcpListener) -> u16 {
 }
 
 /// Tries for one port that is free on all addresses.
-const ATTEMPTS: usize = 20;
+const ATTEMPTS: usize = 50;
+
+/// A port that the system gives to nobody of itself, so that it is still free when a pool comes back to it.
+fn lasting_port() -> u16 {
+    rand::random_range(17_000..32_000)
+}
+
+/// Opens a listener on this port; on a free lasting one when it is 0.
+async fn listen_anywhere(address: &str, port: u16) -> Result<TcpListener, Error> {
+    for _ in 0..ATTEMPTS {
+        if port == 0
+            && let Ok(listener) = http::listen(address, lasting_port()).await
+        {
+            return Ok(listener);
+        }
+    }
+    http::listen(address, port).await
+}
 
 impl World {
     /// Opens HTTPS (one port for all hosts) and NBD listeners.
@@ -243,9 +260,9 @@ impl World {
         for (host, https) in self.hosts.iter().zip(https) {
             host.port.store(port_of(&https), Ordering::SeqCst);
             let wanted = saved.and_then(|s| s.nbd_ports.get(host.number)).copied().unwrap_or(0);
-            let nbd = match http::listen(&host.address, wanted).await {
+            let nbd = match listen_anywhere(&host.address, wanted).await {
                 Ok(listener) => listener,
-                Err(_) => http::listen(&host.address, 0).await?,
+                Err(_) => listen_anywhere(&host.address, 0).await?,
             };
             host.nbd_port.store(port_of(&nbd), Ordering::SeqCst);
             all.push((https, nbd));
@@ -255,8 +272,8 @@ impl World {
 
     async fn open_https(&self) -> Result<Vec<TcpListener>, Error> {
         let mut listeners: Vec<TcpListener> = Vec::new();
+        let port = if self.config.port == 0 { lasting_port() } else { self.config.port };
         for host in &self.hosts {
-            let port = listeners.first().map_or(self.config.port, port_of);
             listeners.push(http::listen(&host.address, port).await?);
         }
         Ok(listeners)

@@ -45,6 +45,7 @@ pub(crate) fn load(folder: &Path) -> Result<Option<Saved>, Error> {
 
 /// Writes everything, the old state stays until the new one is whole.
 pub(crate) fn save(world: &World, control_port: u16) -> Result<(), Error> {
+    let _one_at_a_time = lock(&world.saving);
     let saved = Saved {
         profile: world.profile(),
         port: world.hosts.first().map_or(0, crate::world::Host::port),

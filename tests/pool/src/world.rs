@@ -87,6 +87,8 @@ pub(crate) struct World {
     pub(crate) vm_locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     /// VM.snapshot and friends take the SR one disk at a time.
     pub(crate) sr_locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    /// Held while the state is written.
+    pub(crate) saving: Mutex<()>,
     /// The program stops.
     pub(crate) stop: CancellationToken,
     stores: Mutex<HashMap<String, Arc<SrStore>>>,
@@ -121,6 +123,7 @@ impl World {
             garbage: Garbage::default(),
             vm_locks: Mutex::default(),
             sr_locks: Mutex::default(),
+            saving: Mutex::default(),
             stop: CancellationToken::new(),
             stores: Mutex::default(),
             db: Mutex::new(db),

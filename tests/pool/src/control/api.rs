@@ -443,7 +443,8 @@ pub enum Fault {
         /// Bytes per second.
         bytes_per_second: u64,
     },
-    /// A transfer's connection closes after so many bytes of body (of NBD: of data read).
+    /// A transfer's connection closes after so many bytes of body. Of NBD, counted in data read: the host drops all
+    /// its NBD connections.
     CutStream {
         /// Path or `nbd`.
         path: String,

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value as Json, json};
 use simpool::control::Fault;
+use tokio::io::AsyncWriteExt;
 
 use crate::support::{Api, pool, text, vm};
 
@@ -33,9 +34,14 @@ async fn a_listener_sees_everything_once_then_changes_then_nothing() {
         let (api, token) = (api.clone(), token.clone());
         tokio::spawn(async move { from(&api, &["vm", "nonsense"], &token, 20.0).await })
     };
-    for name in ["one", "two"] {
-        api.call("VM.set_name_label", &[json!(info.vm.reference), json!(name)]).await.unwrap();
-    }
+    let mut stream = api.connect().await.unwrap();
+    let rename = |name: &str| {
+        let params = json!([api.session, info.vm.reference, name]);
+        let call = json!({"method": "VM.set_name_label", "params": params, "id": 0}).to_string();
+        format!("POST /jsonrpc HTTP/1.1\r\ncontent-length: {}\r\n\r\n{call}", call.len())
+    };
+    stream.write_all((rename("one") + &rename("two")).as_bytes()).await.unwrap();
+    stream.flush().await.unwrap();
     let answer = waiting.await.unwrap();
     assert_eq!(seen(&answer), [("vm".to_owned(), "mod".to_owned())], "states within 50 ms are one event");
     assert_eq!(answer["events"][0]["snapshot"]["name_label"], "two");

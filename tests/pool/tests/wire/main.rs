@@ -1,4 +1,5 @@
 //! The simulated pool from outside: raw HTTP, calls, events, gates, transfers, NBD, faults, restarts.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod calls;
 mod events;

@@ -13,23 +13,23 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-pub const MIB: u64 = 1 << 20;
+pub(crate) const MIB: u64 = 1 << 20;
 
-pub type Tls = tokio_rustls::client::TlsStream<TcpStream>;
+pub(crate) type Tls = tokio_rustls::client::TlsStream<TcpStream>;
 
 /// An answer as it stood on the wire.
 #[derive(Debug)]
-pub struct Answer {
-    pub head: String,
-    pub body: Vec<u8>,
+pub(crate) struct Answer {
+    pub(crate) head: String,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Answer {
-    pub fn status(&self) -> u16 {
+    pub(crate) fn status(&self) -> u16 {
         self.head.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0)
     }
 
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let line =
             self.head.lines().find(|l| l.to_ascii_lowercase().starts_with(&format!("{}:", name.to_lowercase())))?;
         Some(line.split_once(':')?.1.trim())
@@ -38,16 +38,16 @@ impl Answer {
 
 /// A session with one host.
 #[derive(Clone)]
-pub struct Api {
+pub(crate) struct Api {
     address: String,
     port: u16,
     tls: Arc<ClientConfig>,
-    pub session: String,
+    pub(crate) session: String,
 }
 
 impl Api {
     /// A client of a host that has no session yet.
-    pub fn of(pool: &SimPool, host: usize) -> Self {
+    pub(crate) fn of(pool: &SimPool, host: usize) -> Self {
         let info = &pool.info().hosts[host];
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(info.certificate_pem.as_bytes()).unwrap()).unwrap();
@@ -60,25 +60,25 @@ impl Api {
         Self { address: info.address.clone(), port: info.port, tls: Arc::new(tls), session: String::new() }
     }
 
-    pub async fn login(pool: &SimPool) -> Self {
+    pub(crate) async fn login(pool: &SimPool) -> Self {
         let mut api = Self::of(pool, 0);
         api.session = text(&api.raw_call("session.login_with_password", json!(["root", "simulated"])).await.unwrap());
         api
     }
 
     /// The same session at another host.
-    pub fn at(&self, pool: &SimPool, host: usize) -> Self {
+    pub(crate) fn at(&self, pool: &SimPool, host: usize) -> Self {
         Self { session: self.session.clone(), ..Self::of(pool, host) }
     }
 
-    pub async fn connect(&self) -> std::io::Result<Tls> {
+    pub(crate) async fn connect(&self) -> std::io::Result<Tls> {
         let tcp = TcpStream::connect((self.address.as_str(), self.port)).await?;
         let name = ServerName::try_from(self.address.clone()).unwrap();
         TlsConnector::from(Arc::clone(&self.tls)).connect(name, tcp).await
     }
 
     /// Sends bytes and reads until the host closes.
-    pub async fn exchange(&self, request: &[u8]) -> std::io::Result<Answer> {
+    pub(crate) async fn exchange(&self, request: &[u8]) -> std::io::Result<Answer> {
         let mut stream = self.connect().await?;
         let exchange = async {
             stream.write_all(request).await?;
@@ -88,7 +88,7 @@ impl Api {
         tokio::time::timeout(Duration::from_secs(60), exchange).await?
     }
 
-    pub async fn request(&self, method: &str, path: &str, body: &[u8]) -> Answer {
+    pub(crate) async fn request(&self, method: &str, path: &str, body: &[u8]) -> Answer {
         let length = if method == "GET" { String::new() } else { format!("content-length: {}\r\n", body.len()) };
         let mut request =
             format!("{method} {path} HTTP/1.1\r\nhost: pool\r\n{length}connection: close\r\n\r\n").into_bytes();
@@ -97,7 +97,7 @@ impl Api {
     }
 
     /// A JSON-RPC call; the error is code and parameters.
-    pub async fn raw_call(&self, method: &str, params: Json) -> Result<Json, Vec<String>> {
+    pub(crate) async fn raw_call(&self, method: &str, params: Json) -> Result<Json, Vec<String>> {
         let body = json!({"jsonrpc": "2.0", "method": method, "params": params, "id": 0}).to_string();
         let answer = self.request("POST", "/jsonrpc", body.as_bytes()).await;
         assert_eq!(answer.status(), 200, "{}", answer.head);
@@ -112,7 +112,7 @@ impl Api {
     }
 
     /// Logs in so many times more, on one connection.
-    pub async fn login_again(&self, times: usize) {
+    pub(crate) async fn login_again(&self, times: usize) {
         let mut stream = self.connect().await.unwrap();
         let login =
             json!({"method": "session.login_with_password", "params": ["root", "simulated"], "id": 0}).to_string();
@@ -128,18 +128,18 @@ impl Api {
     }
 
     /// A call with the session.
-    pub async fn call(&self, method: &str, params: &[Json]) -> Result<Json, Vec<String>> {
+    pub(crate) async fn call(&self, method: &str, params: &[Json]) -> Result<Json, Vec<String>> {
         let all = std::iter::once(json!(self.session)).chain(params.iter().cloned()).collect();
         self.raw_call(method, Json::Array(all)).await
     }
 
     /// A call on one object that answers a text.
-    pub async fn get(&self, method: &str, object: &str) -> String {
+    pub(crate) async fn get(&self, method: &str, object: &str) -> String {
         text(&self.call(method, &[json!(object)]).await.unwrap())
     }
 
     /// Waits for a task's end; its record.
-    pub async fn wait(&self, task: &str) -> Json {
+    pub(crate) async fn wait(&self, task: &str) -> Json {
         eventually(|| async {
             let record = self.call("task.get_record", &[json!(task)]).await.unwrap();
             (record["status"] != "pending").then_some(record)
@@ -148,17 +148,17 @@ impl Api {
     }
 
     /// An asynchronous call to its end: the task's record.
-    pub async fn run(&self, method: &str, params: &[Json]) -> Json {
+    pub(crate) async fn run(&self, method: &str, params: &[Json]) -> Json {
         let task = text(&self.call(&format!("Async.{method}"), params).await.unwrap());
         self.wait(&task).await
     }
 
-    pub async fn task(&self) -> String {
+    pub(crate) async fn task(&self) -> String {
         text(&self.call("task.create", &[json!("transfer"), json!("")]).await.unwrap())
     }
 
     /// A transfer with a task of its own: answer and the task's record at its end.
-    pub async fn transfer(&self, method: &str, path: &str, query: &str, body: &[u8]) -> (Answer, Json) {
+    pub(crate) async fn transfer(&self, method: &str, path: &str, query: &str, body: &[u8]) -> (Answer, Json) {
         let task = self.task().await;
         let session = &self.session;
         let answer = self.request(method, &format!("{path}?session_id={session}&task_id={task}&{query}"), body).await;
@@ -167,7 +167,7 @@ impl Api {
     }
 
     /// Takes a snapshot; the VDIs of its disks.
-    pub async fn snapshot(&self, vm: &str) -> (String, Vec<String>) {
+    pub(crate) async fn snapshot(&self, vm: &str) -> (String, Vec<String>) {
         let snapshot = text(&self.call("VM.snapshot", &[json!(vm), json!("snapshot")]).await.unwrap());
         let record = self.call("VM.get_record", &[json!(snapshot)]).await.unwrap();
         let mut vdis = Vec::new();
@@ -178,7 +178,7 @@ impl Api {
     }
 }
 
-pub async fn read_answer(stream: &mut Tls) -> std::io::Result<Answer> {
+pub(crate) async fn read_answer(stream: &mut Tls) -> std::io::Result<Answer> {
     let mut bytes = Vec::new();
     let ended = stream.read_to_end(&mut bytes).await;
     let Some(end) = bytes.windows(4).position(|w| w == b"\r\n\r\n") else {
@@ -189,17 +189,17 @@ pub async fn read_answer(stream: &mut Tls) -> std::io::Result<Answer> {
     Ok(Answer { head, body: bytes.split_off(end + 4) })
 }
 
-pub fn text(json: &Json) -> String {
+pub(crate) fn text(json: &Json) -> String {
     json.as_str().map_or_else(|| json.to_string(), str::to_owned)
 }
 
 /// A pool of so many hosts that waits as little as possible.
-pub async fn pool(hosts: usize) -> SimPool {
+pub(crate) async fn pool(hosts: usize) -> SimPool {
     Builder::new().hosts(hosts).start().await.unwrap()
 }
 
 /// A running VM with one disk of 16 MiB, half of it allocated, on the SR.
-pub async fn vm(control: &Client, sr: &str, host: usize) -> VmInfo {
+pub(crate) async fn vm(control: &Client, sr: &str, host: usize) -> VmInfo {
     let content = Content::Seeded { seed: 7, percent: 50.0 };
     let disk = DiskSpec { sr: sr.to_owned(), size: 16 * MIB, content, ..DiskSpec::default() };
     let spec = VmSpec { name: "web".to_owned(), running: true, host, disks: vec![disk], vifs: 1, ..VmSpec::default() };
@@ -207,7 +207,7 @@ pub async fn vm(control: &Client, sr: &str, host: usize) -> VmInfo {
 }
 
 /// Asks until there is an answer.
-pub async fn eventually<T, F: Future<Output = Option<T>>>(mut ask: impl FnMut() -> F) -> T {
+pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(mut ask: impl FnMut() -> F) -> T {
     let asking = async {
         loop {
             if let Some(answer) = ask().await {
