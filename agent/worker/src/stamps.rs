@@ -93,9 +93,18 @@ pub(crate) fn intent_of_name<'a>(site: &str, name: &'a str) -> Option<&'a str> {
     intent.parse::<Uuid>().is_ok().then_some(intent)
 }
 
+/// What is taken off a restored VM when it is complete: from then on it is somebody's, and only says where it came from.
+pub(crate) const OPEN_KEYS: [&str; 1] = [INTENT];
+
 /// Whether an object has a name or a stamp of some site, its own or a copied one.
 pub(crate) fn may_be_ours(name: &str, other_config: &OtherConfig) -> bool {
-    name.starts_with(PREFIX) || other_config.contains_key(INTENT)
+    name.starts_with(PREFIX) || other_config.contains_key(INTENT) || other_config.contains_key(COMPLETE)
+}
+
+/// Whether the VM `this` was completed by a task of this site; not a copy of such a VM.
+pub(crate) fn was_completed_by(other_config: &OtherConfig, this: Uuid, site: &str, task: &str) -> bool {
+    let is = |key: &str, value: &str| other_config.get(key).is_some_and(|found| found == value);
+    other_config.contains_key(COMPLETE) && is(SITE, site) && is(TASK, task) && is(THIS, &this.to_string())
 }
 
 /// Whether a key of `other_config` is one of ours, which no restore point keeps.
@@ -138,6 +147,19 @@ mod tests {
     fn an_object_stamped_at_birth_is_ours() {
         let config = stamp().marks(None);
         assert_eq!(Stamp::of(&config, Uuid::from_u128(9)), Some(stamp()));
+    }
+
+    #[test]
+    fn a_completed_vm_is_recognised_without_being_ours_any_more() {
+        let this = Uuid::from_u128(1);
+        let mut config = Stamp { complete: true, ..stamp() }.marks(Some(this));
+        assert!(Stamp::of(&config, this).is_some_and(|stamp| stamp.complete));
+        config.retain(|key, _| !OPEN_KEYS.contains(&key.as_str()));
+        assert_eq!(Stamp::of(&config, this), None);
+        assert!(was_completed_by(&config, this, "s", "runs/r/tasks/t"));
+        assert!(!was_completed_by(&config, Uuid::from_u128(2), "s", "runs/r/tasks/t"));
+        assert!(!was_completed_by(&config, this, "s", "runs/r/tasks/u"));
+        assert!(may_be_ours("", &config));
     }
 
     #[test]

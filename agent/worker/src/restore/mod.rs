@@ -112,6 +112,7 @@ async fn finish(task: &Task, subject: &Subject, made: Made) -> Outcome<TaskSucce
                 subject.pool.unmark_disk(&vdi, &stamps::KEYS).await?;
             }
         }
+        subject.pool.unmark_vm(&made.vm, &stamps::OPEN_KEYS).await?;
         Ok(())
     };
     if let Err(halt) = finished.await {
@@ -156,10 +157,8 @@ async fn complete_one(task: &Task, pool: &Arc<dyn Hypervisor>, spec: &RestoreSpe
         return Ok(None);
     }
     for (vm, record) in pool.creations(None).await?.vms {
-        let stamp = Stamp::of(&record.other_config, record.uuid);
-        let ours = |stamp: &Stamp| stamp.site == task.site && stamp.task == task.name.name() && stamp.complete;
-        if stamp.as_ref().is_some_and(ours) {
-            // Its name may have been set already; what was wished for is in the description of the wish.
+        if stamps::was_completed_by(&record.other_config, record.uuid, &task.site, &task.name.name()) {
+            // Without a wish the name that it bears is the one, but for what it begins with while it is made.
             let label = if spec.vm_label.is_empty() { record.name_label.clone() } else { spec.vm_label.clone() };
             let label = label.strip_prefix(create::PREFIX).unwrap_or(&label).to_owned();
             return Ok(Some(Made { vm, uuid: record.uuid, label }));
