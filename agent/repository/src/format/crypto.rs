@@ -2,8 +2,10 @@
 //!
 //! The counter is the whole 16-byte IV, big-endian, as every other program of this format counts.
 
-use aes::cipher::{BlockEncrypt, KeyInit, KeyIvInit, StreamCipher};
-use aes::{Aes128, Aes256};
+use aes::Aes128;
+use aes::cipher::{BlockEncrypt, KeyInit};
+use aws_lc_rs::cipher::{AES_256, EncryptingKey, EncryptionContext, UnboundCipherKey};
+use aws_lc_rs::iv::FixedLength;
 use poly1305::Poly1305;
 use poly1305::universal_hash::UniversalHash;
 use zeroize::Zeroize;
@@ -18,7 +20,25 @@ pub(crate) const OVERHEAD: usize = IV_BYTES + MAC_BYTES;
 /// Encrypted and authenticated in steps of this size, so that the second reads what the first left in the cache.
 const STEP: usize = 16 << 10;
 
-type Counter = ctr::Ctr128BE<Aes256>;
+/// AES-256 in counter mode, from one place on.
+struct Counter {
+    key: EncryptingKey,
+    next: u128,
+}
+
+impl Counter {
+    fn new(key: &[u8; 32], iv: [u8; IV_BYTES]) -> Self {
+        let key = UnboundCipherKey::new(&AES_256, key).and_then(EncryptingKey::ctr);
+        Self { key: key.expect("32 bytes are a key of AES-256"), next: u128::from_be_bytes(iv) }
+    }
+
+    /// Encrypts, or decrypts, what comes next. All but the last piece are whole blocks.
+    fn apply(&mut self, text: &mut [u8]) {
+        let place = EncryptionContext::Iv128(FixedLength::from(self.next.to_be_bytes()));
+        self.key.less_safe_encrypt(text, place).expect("counter mode takes any number of bytes");
+        self.next = self.next.wrapping_add(text.len().div_ceil(IV_BYTES) as u128);
+    }
+}
 
 /// The keys of a repository, or those derived from a password.
 #[derive(Clone)]
@@ -62,17 +82,19 @@ impl MasterKey {
 
     /// Seals in place: `sealed` is room for the IV, the plain bytes, and room for the MAC.
     pub(crate) fn seal_in_place(&self, sealed: &mut [u8]) {
-        let (iv, rest) = sealed.split_at_mut(IV_BYTES);
+        let (front, rest) = sealed.split_at_mut(IV_BYTES);
         let (text, mac) = rest.split_at_mut(rest.len() - MAC_BYTES);
-        rand::fill(iv);
+        let mut iv = [0; IV_BYTES];
+        rand::fill(&mut iv);
+        front.copy_from_slice(&iv);
         let (mut counter, mut poly) = self.begin(iv);
         let whole = text.len() - text.len() % STEP;
         let (steps, tail) = text.split_at_mut(whole);
         for step in steps.chunks_exact_mut(STEP) {
-            counter.apply_keystream(step);
+            counter.apply(step);
             poly.update_padded(step);
         }
-        counter.apply_keystream(tail);
+        counter.apply(tail);
         mac.copy_from_slice(&poly.compute_unpadded(tail));
     }
 
@@ -85,36 +107,33 @@ impl MasterKey {
 
     /// Opens in place and returns the plain bytes, a part of `sealed`. On failure `sealed` is of no use.
     pub(crate) fn open_in_place<'sealed>(&self, sealed: &'sealed mut [u8]) -> Result<&'sealed mut [u8], Fault> {
-        if sealed.len() < OVERHEAD {
-            return Err(Fault::Cut);
-        }
-        let (iv, rest) = sealed.split_at_mut(IV_BYTES);
-        let (text, mac) = rest.split_at_mut(rest.len() - MAC_BYTES);
-        let (mut counter, mut poly) = self.begin(iv);
+        let (iv, rest) = sealed.split_first_chunk_mut().ok_or(Fault::Cut)?;
+        let (text, mac) = rest.split_last_chunk_mut::<MAC_BYTES>().ok_or(Fault::Cut)?;
+        let (mut counter, mut poly) = self.begin(*iv);
         let whole = text.len() - text.len() % STEP;
         let (steps, tail) = text.split_at_mut(whole);
         for step in steps.chunks_exact_mut(STEP) {
             poly.update_padded(step);
-            counter.apply_keystream(step);
+            counter.apply(step);
         }
         let expected = poly.compute_unpadded(tail);
         // No early exit: the time taken says nothing about the code.
         if expected.iter().zip(&*mac).fold(0, |differs, (left, right)| differs | (left ^ right)) != 0 {
             return Err(Fault::Authentication);
         }
-        counter.apply_keystream(tail);
+        counter.apply(tail);
         Ok(text)
     }
 
-    fn begin(&self, iv: &[u8]) -> (Counter, Poly1305) {
+    fn begin(&self, iv: [u8; IV_BYTES]) -> (Counter, Poly1305) {
         let mut key = poly1305::Key::default();
         key[..16].copy_from_slice(&self.mac_r);
-        let mut pad = aes::Block::clone_from_slice(iv);
+        let mut pad = aes::Block::from(iv);
         Aes128::new(&self.mac_k.into()).encrypt_block(&mut pad);
         key[16..].copy_from_slice(&pad);
         let poly = Poly1305::new(&key);
         key.as_mut_slice().zeroize();
-        (Counter::new(&self.encrypt.into(), iv.into()), poly)
+        (Counter::new(&self.encrypt, iv), poly)
     }
 }
 
@@ -150,22 +169,24 @@ mod tests {
     }
 
     #[test]
-    fn the_counter_carries_into_its_upper_half() {
-        use aes::cipher::generic_array::GenericArray;
-        // Blocks 0 and 1 of a counter that begins at 2^64 - 1, by hand.
+    fn the_counter_carries_through_all_its_bytes() {
         let key = [7_u8; 32];
-        let mut start = [0_u8; 16];
-        start[8..].fill(0xff);
-        let mut next = [0_u8; 16];
-        next[7] = 1;
-        let aes = Aes256::new(&key.into());
-        let block = |counter: [u8; 16]| {
-            let mut block = GenericArray::from(counter);
-            aes.encrypt_block(&mut block);
-            block.to_vec()
-        };
-        let mut text = [0_u8; 32];
-        Counter::new(&key.into(), &start.into()).apply_keystream(&mut text);
-        assert_eq!(text.to_vec(), [block(start), block(next)].concat());
+        let aes = aes::Aes256::new(&key.into());
+        for carry in [32, 64, 96, 128] {
+            // Two blocks around the carry, by hand and in one go.
+            let start = u128::MAX >> (128 - carry);
+            let mut by_hand = Vec::new();
+            for counter in [start, start.wrapping_add(1)] {
+                let mut block = aes::Block::from(counter.to_be_bytes());
+                aes.encrypt_block(&mut block);
+                by_hand.extend_from_slice(&block);
+            }
+            for steps in [16, 32] {
+                let mut text = [0_u8; 32];
+                let mut counter = Counter::new(&key, start.to_be_bytes());
+                text.chunks_mut(steps).for_each(|step| counter.apply(step));
+                assert_eq!(text.to_vec(), by_hand, "carry out of bit {carry}");
+            }
+        }
     }
 }
