@@ -329,7 +329,9 @@ pub(crate) mod tests {
     fn a_document_of_the_future_and_nonsense_are_told_apart() {
         let newer = br#"{"format":"coffer-vm","version":2,"anything":1}"#;
         assert_eq!(VmDocument::decode(newer, "x").unwrap_err().reason(), "RESTORE_POINT_TOO_NEW");
-        for bytes in [&b""[..], b"{}", b"[]", br#"{"format":"other","version":1}"#, br#"{"format":"coffer-vm","version":1}"#] {
+        for bytes in
+            [&b""[..], b"{}", b"[]", br#"{"format":"other","version":1}"#, br#"{"format":"coffer-vm","version":1}"#]
+        {
             assert_eq!(VmDocument::decode(bytes, "x").unwrap_err().reason(), "RESTORE_POINT_DAMAGED");
         }
     }

@@ -217,23 +217,15 @@ impl Journal {
 
     /// Asks what retention lets go, given what this task has published.
     pub(crate) async fn plan_retention(&self, published: Vec<RestorePoint>) -> Outcome<PlanRetentionResponse> {
-        let request = PlanRetentionRequest {
-            session: String::new(),
-            task: self.task.name(),
-            epoch: self.epoch,
-            published,
-        };
+        let request =
+            PlanRetentionRequest { session: String::new(), task: self.task.name(), epoch: self.epoch, published };
         Ok(self.controllers.plan_retention(request).await?)
     }
 
     /// Records that restore points are gone.
     pub(crate) async fn report_deleted(&self, points: Vec<String>) -> Outcome<()> {
-        let request = ReportDeletedRequest {
-            session: String::new(),
-            task: self.task.name(),
-            epoch: self.epoch,
-            points,
-        };
+        let request =
+            ReportDeletedRequest { session: String::new(), task: self.task.name(), epoch: self.epoch, points };
         Ok(self.controllers.report_deleted(request).await?)
     }
 

@@ -74,9 +74,8 @@ impl Stamp {
             intent: text(INTENT)?,
             task: text(TASK).unwrap_or_default(),
             vm: text(VM).and_then(|vm| vm.parse().ok()),
-            remotes: text(REMOTES).map_or_else(Vec::new, |remotes| {
-                remotes.split(',').filter_map(|remote| remote.parse().ok()).collect()
-            }),
+            remotes: text(REMOTES)
+                .map_or_else(Vec::new, |remotes| remotes.split(',').filter_map(|remote| remote.parse().ok()).collect()),
             complete: text(COMPLETE).is_some(),
         })
     }

@@ -27,6 +27,12 @@ fn ratio(ours: &[Cost], theirs: &[Cost], figure: fn(&Cost) -> f64) -> f64 {
     median(ours.iter().zip(theirs).map(|(ours, theirs)| figure(ours) / figure(theirs)))
 }
 
+/// Tells how far the work is.
+pub(crate) fn say(line: &str) -> Result<()> {
+    use std::io::Write;
+    Ok(writeln!(std::io::stderr(), "{line}")?)
+}
+
 pub(crate) fn print(rounds: &Rounds, memory: &Memory) -> Result<()> {
     use std::io::Write;
     #[expect(clippy::cast_precision_loss, reason = "a figure for people")]

@@ -9,6 +9,7 @@ use simpool::control::{Content, DiskSpec, VmSpec};
 use tokio::process::Command;
 
 use crate::measure::{Cost, Process, command};
+use crate::report;
 
 /// The work of every side.
 #[derive(Debug, Default)]
@@ -37,7 +38,7 @@ fn half_random(size: u64, seed: u64) -> DiskSpec {
 pub(crate) async fn play(size: u64, rounds: usize) -> Result<Rounds> {
     let mut played = Rounds { disk_bytes: size, ..Default::default() };
     for round in 0..=rounds {
-        eprintln!("round {round} of {rounds}{}", if round == 0 { " (warm-up)" } else { "" });
+        report::say(&format!("round {round} of {rounds}{}", if round == 0 { " (warm-up)" } else { "" }))?;
         let site = Site::start().await?;
         let spec =
             VmSpec { name: "bench".into(), running: true, disks: vec![half_random(size, 11)], ..Default::default() };

@@ -14,8 +14,7 @@ use crate::stamps::Stamp;
 use crate::task::Task;
 
 /// Types of storage whose disks are VHD chains.
-const VHD_CHAINS: [&str; 9] =
-    ["ext", "xfs", "file", "nfs", "smb", "lvm", "lvmoiscsi", "lvmohba", "lvmofcoe"];
+const VHD_CHAINS: [&str; 9] = ["ext", "xfs", "file", "nfs", "smb", "lvm", "lvmoiscsi", "lvmohba", "lvmofcoe"];
 
 /// What is known of a disk and its snapshot.
 pub(super) async fn gather(
@@ -37,9 +36,8 @@ pub(super) async fn gather(
     } else {
         None
     };
-    let in_parent = ready.parent.as_ref().and_then(|parent| {
-        parent.document.disks.iter().find(|known| known.uuid == disk.vdi.uuid)
-    });
+    let in_parent =
+        ready.parent.as_ref().and_then(|parent| parent.document.disks.iter().find(|known| known.uuid == disk.vdi.uuid));
     let parent = in_parent.map(|known| ParentDisk {
         size: known.size,
         reference: known.reference.map(|reference| (reference.vdi, reference.kept)),

@@ -59,6 +59,7 @@ pub(crate) struct Tidying {
     pub(crate) drop_data: Vec<Ref<Vdi>>,
 }
 
+#[cfg(test)]
 impl Tidying {
     pub(crate) fn is_empty(&self) -> bool {
         *self == Self::default()

@@ -94,8 +94,7 @@ pub(crate) async fn back_up(task: &Task, spec: &BackupSpec) -> Outcome<TaskSucce
     undo_snapshots(task).await?;
     let mut ready = task.step("preflight", Vec::new(), preflight::preflight(task, &subject)).await?;
     let intent = snapshot::intent(task, &subject);
-    let shot =
-        task.step("snapshot", vec![intent.clone()], snapshot::take(task, &subject, &ready, &intent.id)).await?;
+    let shot = task.step("snapshot", vec![intent.clone()], snapshot::take(task, &subject, &ready, &intent.id)).await?;
     let sealed = loop {
         let moved = task.step("transfer", Vec::new(), transfer::transfer(task, &subject, &ready, &shot)).await?;
         match task.step("seal", Vec::new(), record::seal(task, &subject, &ready, &shot, moved)).await? {
@@ -105,8 +104,7 @@ pub(crate) async fn back_up(task: &Task, spec: &BackupSpec) -> Outcome<TaskSucce
         }
     };
     let intent = publish::intent(task, &subject, &sealed);
-    let point: OpenPoint =
-        task.step("publish", vec![intent], publish::publish(task, &subject, sealed)).await?;
+    let point: OpenPoint = task.step("publish", vec![intent], publish::publish(task, &subject, sealed)).await?;
     let published = point.document.restore_point(&subject.remote.id, &point.id.to_string());
     finish(task, &subject, &point.document, published).await
 }
@@ -163,11 +161,7 @@ async fn finish(
 }
 
 /// A step that is carried out even when cancelling was asked for: the restore point exists, tidying up remains.
-async fn whatever_happens(
-    task: &Task,
-    name: &'static str,
-    work: impl Future<Output = Outcome<Done>>,
-) -> Outcome<()> {
+async fn whatever_happens(task: &Task, name: &'static str, work: impl Future<Output = Outcome<Done>>) -> Outcome<()> {
     task.journal.begin(name, Vec::new()).await?;
     match work.await {
         Ok(done) => task.journal.done(name, done).await,

@@ -176,12 +176,8 @@ mod tests {
     const GIB: u64 = 1 << 30;
 
     fn check(kind: &str, (size, used): (u64, u64), (total, taken): (u64, u64), depth: usize) -> &'static str {
-        let record = SrRecord {
-            kind: kind.into(),
-            physical_size: total,
-            physical_utilisation: taken,
-            ..SrRecord::default()
-        };
+        let record =
+            SrRecord { kind: kind.into(), physical_size: total, physical_utilisation: taken, ..SrRecord::default() };
         let storage = Storage { reference: Ref::new("OpaqueRef:sr").unwrap(), record, tracks_changes: true };
         let verdict = judge(size, used, "disk", &storage, Chain { depth, uncoalesced: 0 });
         verdict.err().map_or("", |trouble| trouble.reason())

@@ -20,11 +20,7 @@ pub(super) fn intent(task: &Task, subject: &Subject, sealed: &Sealed) -> Intent 
 }
 
 /// The step: permission, snapshot file, commit record.
-pub(super) async fn publish(
-    task: &Task,
-    subject: &Subject,
-    sealed: Sealed,
-) -> Outcome<(OpenPoint, Done)> {
+pub(super) async fn publish(task: &Task, subject: &Subject, sealed: Sealed) -> Outcome<(OpenPoint, Done)> {
     let id = sealed.point.snapshot_id();
     let incarnation = task.journal.request_commit(&subject.remote.id, &id.to_string()).await?;
     task.authority.full().await;

@@ -47,12 +47,7 @@ pub(super) fn is_of_published(intent: &Intent) -> bool {
 }
 
 /// The step.
-pub(super) async fn take(
-    task: &Task,
-    subject: &Subject,
-    ready: &Ready,
-    intent: &str,
-) -> Outcome<(Shot, Done)> {
+pub(super) async fn take(task: &Task, subject: &Subject, ready: &Ready, intent: &str) -> Outcome<(Shot, Done)> {
     for (disk, storage) in ready.included() {
         if !storage.tracks_changes || disk.vdi.cbt_enabled {
             continue;

@@ -238,9 +238,8 @@ mod tests {
     }
 
     fn any_facts() -> impl Strategy<Value = DiskFacts> {
-        let found = (any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(bitmap_only, tracked, is_ours)| {
-            FoundReference { vdi: vdi(), bitmap_only, tracked, is_ours }
-        });
+        let found = (any::<bool>(), any::<bool>(), any::<bool>())
+            .prop_map(|(bitmap_only, tracked, is_ours)| FoundReference { vdi: vdi(), bitmap_only, tracked, is_ours });
         let parent = (1..3u64, prop::option::of(Just((Uuid::from_u128(1), Keep::Bitmap))))
             .prop_map(|(size, reference)| ParentDisk { size: size * GIB, reference });
         (

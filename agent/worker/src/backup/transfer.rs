@@ -47,7 +47,7 @@ pub(super) struct MovedDisk {
 /// The step.
 pub(super) async fn transfer(task: &Task, subject: &Subject, ready: &Ready, shot: &Shot) -> Outcome<(Moved, Done)> {
     task.progress.clear();
-    let options = BackupOptions { cancel: task.cancel.child_token(), ..BackupOptions::default() };
+    let options = BackupOptions { cancel: task.cancel.child_token() };
     let session = subject.remote.repository.begin_backup(options).await?;
     let work = ready.included().zip(&shot.disks).map(|(disk, snapshot)| {
         let label = label_of(disk.0, &snapshot.1);

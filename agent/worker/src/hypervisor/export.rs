@@ -80,7 +80,11 @@ impl Shared {
 }
 
 impl AsyncRead for Shared {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
         match self.0.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
             Some(download) => Pin::new(download).poll_read(context, buffer),
             None => Poll::Ready(Ok(())),

@@ -92,6 +92,9 @@ mod tests {
         assert_eq!(parts.iter().map(|part| part.vms.len()).collect::<Vec<_>>(), [0, 500, 500, 1]);
         assert_eq!(parts[0].facts.as_ref().unwrap().name_label, "lab");
         assert!(parts[1..].iter().all(|part| part.facts.is_none() && part.pool == "pools/lab"));
-        assert_eq!((parts[1].vms[0].power_state.as_str(), &parts[1].vms[0].tags), ("Running", &vec!["a".to_owned(), "b".to_owned()]));
+        assert_eq!(
+            (parts[1].vms[0].power_state.as_str(), &parts[1].vms[0].tags),
+            ("Running", &vec!["a".to_owned(), "b".to_owned()])
+        );
     }
 }

@@ -95,7 +95,9 @@ impl Keeper {
         for host in &self.access.hosts {
             hosts.push(Endpoint::parse(host)?);
         }
-        let Some(first) = hosts.first() else { return Err(Error::Address { given: String::new(), reason: "no host is given" }.into()) };
+        let Some(first) = hosts.first() else {
+            return Err(Error::Address { given: String::new(), reason: "no host is given" }.into());
+        };
         if self.access.fingerprint.is_empty() {
             let seen = coffer_xapi::probe(first, Timeouts::default()).await?;
             let trouble = Trouble::new(
@@ -154,7 +156,9 @@ impl Keeper {
                     changed = None;
                     break;
                 }
-                Ok(seen) if changed.is_none() => changed = Some(Error::CertificateChanged { host, expected: pinned, seen }),
+                Ok(seen) if changed.is_none() => {
+                    changed = Some(Error::CertificateChanged { host, expected: pinned, seen })
+                }
                 Ok(_) | Err(_) => {}
             }
         }

@@ -47,10 +47,7 @@ pub(crate) async fn verify(task: &Task, spec: &PointSpec) -> Outcome<TaskSuccess
 }
 
 fn is_about_data(reason: &str) -> bool {
-    matches!(
-        reason,
-        "REPOSITORY_DAMAGED" | "REMOTE_OBJECT_MISSING" | "REMOTE_DAMAGED" | "RESTORE_POINT_DAMAGED"
-    )
+    matches!(reason, "REPOSITORY_DAMAGED" | "REMOTE_OBJECT_MISSING" | "REMOTE_DAMAGED" | "RESTORE_POINT_DAMAGED")
 }
 
 async fn read_back(task: &Task, spec: &PointSpec) -> Outcome<u64> {

@@ -140,7 +140,8 @@ pub(super) fn plan(document: &VmDocument, wish: &Wish, networks: &[(Ref<Network>
         }
     }
     for disk in &document.excluded {
-        warnings.push(format!("disk {} ({}) was left out of the backup and is not restored", disk.position, disk.label));
+        warnings
+            .push(format!("disk {} ({}) was left out of the backup and is not restored", disk.position, disk.label));
     }
     RestorePlan {
         vm: vm_record(document, wish.keep_macs),
@@ -204,10 +205,7 @@ fn planned_disk(document: &VmDocument, index: usize) -> PlannedDisk {
 
 /// The network of an interface: the very same one, else one of the same name, on the same bridge if there are several,
 /// else one on the same bridge.
-fn find_network(
-    interface: &DocumentInterface,
-    networks: &[(Ref<Network>, NetworkRecord)],
-) -> Option<Ref<Network>> {
+fn find_network(interface: &DocumentInterface, networks: &[(Ref<Network>, NetworkRecord)]) -> Option<Ref<Network>> {
     let wanted = interface.network.as_ref()?;
     let rank = |known: &NetworkRecord| {
         if known.uuid == wanted.uuid {
@@ -259,7 +257,6 @@ fn texts(record: &Record, field: &str) -> BTreeMap<String, String> {
     let entries = record.get(field).and_then(Value::as_object).into_iter().flatten();
     entries.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -16,12 +16,7 @@ use crate::task::Task;
 const DISKS_AT_ONCE: usize = 4;
 
 /// The step.
-pub(super) async fn transfer(
-    task: &Task,
-    subject: &Subject,
-    ready: &Ready,
-    disks: &[Ref<Vdi>],
-) -> Outcome<((), Done)> {
+pub(super) async fn transfer(task: &Task, subject: &Subject, ready: &Ready, disks: &[Ref<Vdi>]) -> Outcome<((), Done)> {
     task.progress.clear();
     let work: Vec<_> = ready.plan.disks.iter().zip(disks).map(|pair| one(task, subject, ready, pair)).collect();
     let read: Vec<u64> = futures::stream::iter(work).buffer_unordered(DISKS_AT_ONCE).try_collect().await?;

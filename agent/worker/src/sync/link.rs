@@ -98,8 +98,8 @@ fn meaning(status: &Status) -> Meaning {
 impl Link {
     /// A link to these controllers; connects when first used.
     pub(crate) fn new(controllers: &[String], token: &SecretString) -> Result<Self, Error> {
-        let mut bearer = MetadataValue::try_from(format!("Bearer {}", token.expose_secret()))
-            .map_err(|_| Error::Token)?;
+        let mut bearer =
+            MetadataValue::try_from(format!("Bearer {}", token.expose_secret())).map_err(|_| Error::Token)?;
         bearer.set_sensitive(true);
         let mut clients = Vec::with_capacity(controllers.len());
         for address in controllers {
@@ -221,11 +221,7 @@ impl Link {
     }
 
     /// Repeats a call of a task until a controller has answered it for good, through lost controllers and sessions.
-    async fn insist<T, F>(
-        &self,
-        deadline: Duration,
-        mut call: impl FnMut(Client, String) -> F,
-    ) -> Result<T, Denied>
+    async fn insist<T, F>(&self, deadline: Duration, mut call: impl FnMut(Client, String) -> F) -> Result<T, Denied>
     where
         F: Future<Output = Result<tonic::Response<T>, Status>>,
     {

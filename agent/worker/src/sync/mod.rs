@@ -284,7 +284,6 @@ impl Sync {
             authority: self.around.authority.clone(),
             cancel: cancel.clone(),
             stopping: self.stopping.clone(),
-            buffers: self.around.buffers.clone(),
             places: Arc::clone(&self.places) as Arc<dyn Places>,
         };
         let places = Arc::clone(&self.places);

@@ -64,11 +64,7 @@ impl Reports {
     /// What changed since a version; everything since 0.
     pub(crate) fn since(&self, version: u64) -> News {
         let latest = self.0.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        News {
-            version: latest.version,
-            pools: newer(&latest.pools, version),
-            remotes: newer(&latest.remotes, version),
-        }
+        News { version: latest.version, pools: newer(&latest.pools, version), remotes: newer(&latest.remotes, version) }
     }
 
     /// Returns when something changed since the last time.

@@ -5,7 +5,6 @@ pub(crate) mod run;
 use std::future::Future;
 use std::sync::Arc;
 
-use coffer_extent::BufferPool;
 use coffer_model::{PoolId, RemoteId, TaskName};
 use coffer_proto::v1::Intent;
 use coffer_remote::Remote;
@@ -48,7 +47,6 @@ pub(crate) struct Task {
     pub(crate) cancel: CancellationToken,
     /// Cancelled, and `cancel` with it, when the agent stops: somebody else is to make another attempt.
     pub(crate) stopping: CancellationToken,
-    pub(crate) buffers: BufferPool,
     pub(crate) places: Arc<dyn Places>,
 }
 
