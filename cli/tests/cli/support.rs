@@ -17,20 +17,6 @@ pub(crate) struct Done {
     pub(crate) code: u8,
 }
 
-impl Done {
-    /// The standard output of a command that must have succeeded.
-    pub(crate) fn ok(self) -> String {
-        assert_eq!(self.code, 0, "{}{}", self.out, self.err);
-        self.out
-    }
-
-    /// The standard output, as JSON, of a command that must have succeeded.
-    pub(crate) fn json(self) -> serde_json::Value {
-        let out = self.ok();
-        serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}"))
-    }
-}
-
 #[derive(Clone, Default)]
 struct Shared(Arc<Mutex<Vec<u8>>>);
 

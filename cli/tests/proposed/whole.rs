@@ -193,3 +193,17 @@ async fn a_wrong_token_is_told_and_nothing_else() {
     let done = coffer(&arguments, "").await;
     assert_eq!(done.code, 77, "{}", done.err);
 }
+
+impl Done {
+    /// The standard output of a command that must have succeeded.
+    pub(crate) fn ok(self) -> String {
+        assert_eq!(self.code, 0, "{}{}", self.out, self.err);
+        self.out
+    }
+
+    /// The standard output, as JSON, of a command that must have succeeded.
+    pub(crate) fn json(self) -> serde_json::Value {
+        let out = self.ok();
+        serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}"))
+    }
+}
