@@ -25,7 +25,8 @@ pub fn register(state: &State, agent: &AgentId, facts: AgentRecord, session: Ses
 }
 
 /// What has to be done about tasks whose agents' sessions began or ended. `waited_out` says of a disconnected task
-/// whether its agent has certainly stopped: this controller saw the loss longer ago than the hard stop and a margin.
+/// whether its agent has certainly stopped: this controller saw this very loss, told apart from earlier ones by the
+/// revision that wrote the task, longer ago than the hard stop and a margin.
 #[must_use]
 pub fn watch(state: &State, now: Timestamp, waited_out: impl Fn(&TaskKey, u64) -> bool) -> Vec<(TaskKey, Change)> {
     let mut changes = Vec::new();
@@ -49,7 +50,7 @@ pub fn watch(state: &State, now: Timestamp, waited_out: impl Fn(&TaskKey, u64) -
                 let base = base.absent(Key::Session(lease.agent.clone()));
                 if !disconnected {
                     disconnect(base, name, task, now)
-                } else if waited_out(name, task.record.epoch) {
+                } else if waited_out(name, task.modified) {
                     take_over(state, base, name, task, lease, now)
                 } else {
                     continue;

@@ -12,7 +12,8 @@ use super::Duty;
 use crate::fault::Fault;
 use crate::plane::Plane;
 
-/// Remembers since when it has seen tasks disconnected, each in which epoch.
+/// Remembers since when it has seen tasks disconnected, each as which revision wrote it: an agent that came back and was
+/// lost once more is waited for anew.
 #[derive(Default)]
 pub(super) struct Watcher {
     lost: BTreeMap<TaskKey, (u64, Instant)>,
@@ -29,14 +30,13 @@ impl Duty for Watcher {
                 .open_tasks()
                 .filter(|(_, task)| matches!(task.record.state, TaskState::Disconnected { .. }))
                 .map(|(name, task)| {
-                    let epoch = task.record.epoch;
-                    let known = self.lost.get(name).filter(|(of, _)| *of == epoch);
-                    (name.clone(), known.copied().unwrap_or((epoch, now)))
+                    let known = self.lost.get(name).filter(|(of, _)| *of == task.modified);
+                    (name.clone(), known.copied().unwrap_or((task.modified, now)))
                 })
                 .collect();
             self.lost = lost;
-            session::watch(state, plane.now(), |task, epoch| {
-                let since = self.lost.get(task).filter(|(of, _)| *of == epoch);
+            session::watch(state, plane.now(), |task, modified| {
+                let since = self.lost.get(task).filter(|(of, _)| *of == modified);
                 since.is_some_and(|(_, since)| now.duration_since(*since) >= patience)
             })
         });
