@@ -10,6 +10,10 @@ pub(crate) enum Event {
     Verify { point: usize },
     /// Somebody deletes restore points.
     Delete { point: usize },
+    /// One verifies what another one deletes.
+    VerifyAndDelete { point: usize },
+    /// Two delete, each what the other one leaves.
+    DeleteTwice,
     /// Somebody changes the concurrency of a job.
     Limit { job: usize, most: u32 },
     /// Somebody cancels a run.
@@ -32,7 +36,7 @@ pub(crate) enum Where {
     Open(u8),
     Close(u8),
     Grant { snapshot: u8 },
-    Retention,
+    Retention { age: usize },
     End(End),
 }
 
@@ -51,7 +55,7 @@ fn work() -> impl Strategy<Value = Where> {
         3 => (0..3_u8).prop_map(Where::Open),
         4 => (0..3_u8).prop_map(Where::Close),
         6 => (0..2_u8).prop_map(|snapshot| Where::Grant { snapshot }),
-        2 => Just(Where::Retention),
+        3 => (0..4_usize).prop_map(|age| Where::Retention { age }),
         5 => Just(Where::End(End::Success)),
         1 => Just(Where::End(End::Passing)),
         1 => Just(Where::End(End::Lasting)),
@@ -65,6 +69,8 @@ pub(crate) fn event() -> impl Strategy<Value = Event> {
         3 => (0..2_usize).prop_map(|job| Event::Run { job }),
         1 => (0..6_usize).prop_map(|point| Event::Verify { point }),
         1 => (0..6_usize).prop_map(|point| Event::Delete { point }),
+        1 => (0..6_usize).prop_map(|point| Event::VerifyAndDelete { point }),
+        1 => Just(Event::DeleteTwice),
         1 => (0..2_usize, 1..4_u32).prop_map(|(job, most)| Event::Limit { job, most }),
         1 => (0..4_usize, 0..3_usize).prop_map(|(run, age)| Event::Cancel { run, age }),
         3 => (0..2_usize, any::<bool>()).prop_map(|(agent, fresh)| Event::Register { agent, fresh }),

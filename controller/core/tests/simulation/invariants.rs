@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use coffer_core::State;
 use coffer_core::record::{PointState, RunState, Subject};
 use coffer_core::slot::{Counter, Dimension};
+use coffer_core::task_state::TaskState;
 
 use crate::world::World;
 
@@ -40,6 +41,13 @@ fn invariant_2_one_live_task_per_machine(before: &State, after: &State) {
     }
     for (name, task) in &before.tasks {
         let Some(now) = after.tasks.get(name) else { continue };
+        if let TaskState::Disconnected { lease, .. } = &task.record.state
+            && now.record.state.lease().is_none()
+        {
+            let session = before.sessions.get(&(lease.agent.clone(),));
+            let back = session.is_some_and(|session| session.record.instance == lease.instance);
+            assert!(!back, "{name:?} was taken from an agent that is back");
+        }
         assert!(now.record.epoch >= task.record.epoch, "an epoch fell");
         let (then_lease, now_lease) = (task.record.state.lease(), now.record.state.lease());
         if let (Some(then), Some(now_held)) = (then_lease, now_lease)

@@ -28,6 +28,9 @@ const VMS: u128 = 3;
 /// How often a disconnected task has to be looked at before its agent has certainly stopped.
 const PATIENCE: u32 = 2;
 
+const VERIFY: fn(Vec<RestorePointId>) -> Plan = |points| Plan::Verify { points };
+const DELETE: fn(Vec<RestorePointId>) -> Plan = |points| Plan::Delete { points, allow_last: false };
+
 /// What an agent was once given, and believes that it holds.
 #[derive(Clone, Debug)]
 pub(crate) struct Belief {
@@ -43,6 +46,8 @@ pub(crate) struct World {
     pub(crate) beliefs: Vec<Belief>,
     instances: BTreeMap<AgentId, u64>,
     lost: BTreeMap<TaskKey, (u64, u32)>,
+    /// Which process was ever given a task in which epoch.
+    given: BTreeMap<(TaskKey, u64), String>,
     counter: u64,
     /// Machines that have had a restore point, and may not be left without one.
     pub(crate) protected: BTreeSet<(VmUuid, RemoteId)>,
@@ -72,6 +77,7 @@ impl World {
             beliefs: Vec::new(),
             instances: BTreeMap::new(),
             lost: BTreeMap::new(),
+            given: BTreeMap::new(),
             counter: 0,
             protected: BTreeSet::new(),
             seen: BTreeMap::new(),
@@ -223,9 +229,15 @@ impl World {
     pub(crate) fn apply(&mut self, event: &Event) {
         match event {
             Event::Run { job: number } => self.start_run(*number),
-            Event::Verify { point } => self.start_on_point(*point, |points| Plan::Verify { points }),
-            Event::Delete { point } => {
-                self.start_on_point(*point, |points| Plan::Delete { points, allow_last: false });
+            Event::Verify { point } => self.start_on_point(*point, VERIFY),
+            Event::Delete { point } => self.start_on_point(*point, DELETE),
+            Event::VerifyAndDelete { point } => {
+                self.start_on_point(*point, VERIFY);
+                self.start_on_point(*point, DELETE);
+            }
+            Event::DeleteTwice => {
+                self.start_on_point(0, DELETE);
+                self.start_on_point(1, DELETE);
             }
             Event::Limit { job, most } => self.set_limit(*job, *most),
             Event::Register { agent, fresh } => self.register(*agent, *fresh),
@@ -259,7 +271,7 @@ impl World {
         self.commit(&Change::new().put(Entry::Run((id,), run)));
     }
 
-    fn start_on_point(&mut self, number: usize, plan: impl Fn(Vec<RestorePointId>) -> Plan) {
+    fn start_on_point(&mut self, number: usize, plan: fn(Vec<RestorePointId>) -> Plan) {
         let points: Vec<RestorePointId> = self.state.points.keys().map(|(id,)| id.clone()).collect();
         if points.is_empty() {
             return;
@@ -356,6 +368,9 @@ impl World {
                     && belief.caller.task == caller.task
                     && belief.caller.epoch == caller.epoch
             };
+            let epoch = (name.clone(), caller.epoch);
+            let first = self.given.entry(epoch).or_insert_with(|| format!("{} {}", lease.agent, lease.instance));
+            assert_eq!(*first, format!("{} {}", lease.agent, lease.instance), "two processes in one epoch");
             let seq = task.record.last_op.seq;
             match self.beliefs.iter_mut().find(known) {
                 Some(belief) => belief.seq = belief.seq.max(seq),
@@ -435,18 +450,32 @@ impl World {
             }
             Where::Grant { snapshot } => {
                 let id = format!("{snapshot:064}");
+                let cancelled = self.state.run(&caller.task.0).is_some_and(|run| run.record.cancel_requested);
                 match work::request_commit(&self.state, caller, operation, remote(), id)? {
-                    Decided::Now(change, _) => Ok(Some(change)),
+                    Decided::Now(change, _) => {
+                        assert!(!cancelled, "a publication was permitted after cancelling");
+                        Ok(Some(change))
+                    }
                     Decided::Already(_) => Ok(None),
                 }
             }
-            Where::Retention => {
+            Where::Retention { age } => {
+                // Refused by what holds now, whatever a slow controller believes.
+                work::check_held(&self.state, caller)?;
                 let published = self.made_by(caller).into_iter().collect::<Vec<_>>();
-                let plan = retention::plan(&self.state, caller, &published, self.now)?;
-                assert!(self.commit(&plan.change), "what was decided on is still so");
+                let Ok(plan) = retention::plan(&self.view(*age), caller, &published, self.now) else {
+                    return Ok(None);
+                };
+                if !self.commit(&plan.change) {
+                    assert!(*age > 0, "what was decided on is still so");
+                    return Ok(None);
+                }
                 let gone: Vec<RestorePointId> = plan.delete.into_iter().map(|(id, _)| id).collect();
-                let struck = work::report_deleted(&self.state, caller, &gone)?;
-                assert!(self.commit(&struck));
+                // A slow controller may name what is gone or was given back meanwhile.
+                match work::report_deleted(&self.state, caller, &gone) {
+                    Ok(struck) => assert!(self.commit(&struck)),
+                    Err(refused) => assert!(*age > 0, "{refused}"),
+                }
                 Ok(None)
             }
             Where::End(end) => {
@@ -542,7 +571,7 @@ impl World {
             self.work(at, &Where::End(End::Cancelled));
         } else {
             self.work(at, &Where::Grant { snapshot: 1 });
-            self.work(at, &Where::Retention);
+            self.work(at, &Where::Retention { age: 0 });
             self.work(at, &Where::End(End::Success));
         }
     }
