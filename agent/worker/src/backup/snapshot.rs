@@ -4,7 +4,7 @@ use coffer_model::names::Named;
 use coffer_proto::v1::Intent;
 use coffer_xapi::Ref;
 use coffer_xapi::records::{Vdi, VdiRecord, Vm};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
 use super::preflight::Ready;
@@ -59,6 +59,7 @@ pub(super) async fn take(task: &Task, subject: &Subject, ready: &Ready, intent: 
         }
     }
     let name = snapshot_name(&task.site, intent);
+    let taken = Timestamp::now();
     let vm = subject.pool.snapshot(&ready.machine.vm.reference, &name, &ready.ignored()).await?;
     let stamp = stamp(task, subject, intent);
     let record = subject.pool.vm(&vm).await?.ok_or_else(vanished)?;
@@ -67,7 +68,13 @@ pub(super) async fn take(task: &Task, subject: &Subject, ready: &Ready, intent: 
     for (vdi, disk) in &disks {
         subject.pool.mark_disk(vdi, &stamp.marks(Some(disk.uuid))).await?;
     }
-    let time = record.snapshot_time.unwrap_or_else(Timestamp::now);
+    let parent = ready.parent.as_ref().map(|parent| parent.document.time);
+    let time = point_time(taken, parent);
+    if let Some(parent) = parent.filter(|parent| *parent >= taken) {
+        task.journal.warn(format_args!(
+            "the last restore point is of {parent}, which is yet to come: look at the clocks of the agents of this pool"
+        ));
+    }
     let message = format!("snapshot {name} of {} disks", disks.len());
     Ok((Shot { time, disks }, message.into()))
 }
@@ -81,6 +88,25 @@ fn stamp(task: &Task, subject: &Subject, intent: &str) -> Stamp {
         remotes: vec![subject.remote.id.clone()],
         complete: false,
     }
+}
+
+/// How far apart the clocks of two agents may be before the order of restore points follows them.
+const SKEW: SignedDuration = SignedDuration::from_hours(1);
+
+/// When a restore point is of, in milliseconds: later than the one before it, whatever the clocks of two agents make of it.
+/// Hosts are not asked: they tell whole seconds, in which several restore points fit. Pure.
+fn point_time(taken: Timestamp, parent: Option<Timestamp>) -> Timestamp {
+    let taken = whole_milliseconds(taken);
+    match parent {
+        Some(parent) if parent >= taken && parent.duration_since(taken) < SKEW => {
+            whole_milliseconds(parent) + SignedDuration::from_millis(1)
+        }
+        _ => taken,
+    }
+}
+
+fn whole_milliseconds(time: Timestamp) -> Timestamp {
+    Timestamp::from_millisecond(time.as_millisecond()).unwrap_or(time)
 }
 
 /// Finds the snapshot of each disk.
@@ -111,4 +137,31 @@ fn vanished() -> Trouble {
         "look who removes snapshots in this pool, then try again",
     )
     .passing()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn at(millisecond: i64) -> Timestamp {
+        Timestamp::from_millisecond(millisecond).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn restore_points_keep_their_order_though_clocks_differ_by_less_than_an_hour(
+            parent in 0_i64..4_000_000_000_000, later in -3_599_999_i64..3_600_000, nanosecond in 0_i64..1_000_000,
+        ) {
+            let taken = at(parent + later) + SignedDuration::from_nanos(nanosecond);
+            prop_assert!(point_time(taken, Some(at(parent))) > at(parent));
+            prop_assert_eq!(point_time(taken, None), at(parent + later));
+        }
+    }
+
+    #[test]
+    fn a_restore_point_from_a_far_future_does_not_drag_others_there() {
+        let now = at(1_800_000_000_000);
+        assert_eq!(point_time(now, Some(now + SignedDuration::from_hours(24 * 365))), now);
+    }
 }
