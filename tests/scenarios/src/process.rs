@@ -8,13 +8,14 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-/// Where a program of this workspace was built: beside the test that runs.
+/// Where a program of this workspace was built: beside the program that asks, or a folder above the test that does.
 ///
 /// # Errors
 /// When it was not built.
 pub fn program(name: &str) -> Result<PathBuf> {
-    let test = std::env::current_exe().context("where this test lies")?;
-    let folder = test.ancestors().nth(2).context("a test lies two folders below the programs")?;
+    let asking = std::env::current_exe().context("where this program lies")?;
+    let beside = asking.parent().context("a program lies in a folder")?;
+    let folder = if beside.ends_with("deps") { beside.parent().unwrap_or(beside) } else { beside };
     let path = folder.join(name);
     ensure!(path.exists(), "{} is not built: run `cargo build --workspace --all-targets` first", path.display());
     Ok(path)
