@@ -103,14 +103,20 @@ pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
     text
 }
 
-impl From<coffer_xapi::Error> for Trouble {
-    fn from(error: coffer_xapi::Error) -> Self {
+impl From<&coffer_xapi::Error> for Trouble {
+    fn from(error: &coffer_xapi::Error) -> Self {
         Self {
-            reason: pool_reason(&error),
-            message: chain(&error),
+            reason: pool_reason(error),
+            message: chain(error),
             advice: error.advice().unwrap_or("look at the pool's log around this time").to_owned(),
             retryable: error.is_retryable(),
         }
+    }
+}
+
+impl From<coffer_xapi::Error> for Trouble {
+    fn from(error: coffer_xapi::Error) -> Self {
+        Self::from(&error)
     }
 }
 
@@ -200,7 +206,7 @@ fn pool_reason(error: &coffer_xapi::Error) -> &'static str {
         },
         Error::CertificateChanged { .. } => "CERTIFICATE_CHANGED",
         Error::Connect { .. } | Error::Tls { .. } | Error::Timeout { .. } | Error::EventsStopped => "POOL_UNREACHABLE",
-        Error::UnknownHost { .. } => "HOST_NOT_TRUSTED",
+        Error::UnknownHost { .. } | Error::UnknownCoordinator { .. } => "HOST_NOT_TRUSTED",
         Error::Address { .. } | Error::Fingerprint { .. } => "POOL_MISCONFIGURED",
         Error::NoHostForSr { .. } => "SR_NOT_ATTACHED",
         Error::Transport { .. }

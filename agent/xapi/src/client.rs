@@ -15,6 +15,7 @@ use crate::link::{Call, Link, Repeat, Slot, Timeouts, recovery};
 use crate::records::Host;
 use crate::task::task_value;
 use crate::transfer::Load;
+use crate::transport::{Connection, dial};
 use crate::wire::{Malformed, XmlValue};
 use crate::{Class, Endpoint, Error, Failure, FailureClass, Fingerprint, Ref};
 
@@ -24,8 +25,13 @@ const ATTEMPTS: u32 = 3;
 /// What a client needs to know about a pool.
 #[derive(Debug, Clone)]
 pub struct ClientOptions {
-    /// Hosts with their fingerprints: one that is or knows the coordinator, and any other that may become it.
-    pub hosts: Vec<(Endpoint, Fingerprint)>,
+    /// Addresses of hosts: first the one whose certificate a person confirmed, which is or knows the coordinator; then
+    /// any others that may become it.
+    pub hosts: Vec<Endpoint>,
+    /// The confirmed certificate. Those of all other hosts follow from what is heard over connections that it secures.
+    pub fingerprint: Fingerprint,
+    /// [`Client::known_hosts`] of an earlier session under the same confirmed certificate.
+    pub learnt: Vec<(Endpoint, Fingerprint)>,
     /// The user, `root` or one with the role vm-power-admin.
     pub user: String,
     /// Its password.
@@ -43,7 +49,9 @@ impl ClientOptions {
     #[must_use]
     pub fn new(host: Endpoint, fingerprint: Fingerprint, user: &str, password: SecretString) -> Self {
         Self {
-            hosts: vec![(host, fingerprint)],
+            hosts: vec![host],
+            fingerprint,
+            learnt: Vec::new(),
             user: user.to_owned(),
             password,
             timeouts: Timeouts::default(),
@@ -91,7 +99,7 @@ impl Client {
     /// Whatever keeps every given host from letting us in; the most telling one.
     pub async fn connect(options: ClientOptions) -> Result<Self, Error> {
         let client = Self(Arc::new(Inner {
-            hosts: Hosts::new(options.hosts.clone()),
+            hosts: Hosts::new(options.hosts.clone(), options.fingerprint, options.learnt.clone()),
             options,
             login: Mutex::new(Login { session: None, coordinator: None }),
             calls: Slot::default(),
@@ -212,6 +220,44 @@ impl Client {
         }
     }
 
+    /// The coordinator as last logged in to.
+    pub async fn coordinator(&self) -> Option<Endpoint> {
+        self.0.login.lock().await.coordinator.clone()
+    }
+
+    /// Looks whether the coordinator and the host that a person confirmed still show their certificates; sends them
+    /// nothing. A certificate that was learnt may have been renewed: then the pool is asked.
+    ///
+    /// # Errors
+    /// [`Error::CertificateChanged`] with the host; an error of [`Client::learn_hosts`]. That a host cannot be reached is
+    /// none.
+    pub async fn look_at_certificates(&self) -> Result<(), Error> {
+        let coordinator = self.session().await?.coordinator.clone();
+        self.look_at_certificate(&coordinator).await?;
+        match self.hosts().confirmed() {
+            Some(confirmed) if *confirmed != coordinator => self.look_at_certificate(confirmed).await,
+            _ => Ok(()),
+        }
+    }
+
+    async fn look_at_certificate(&self, host: &Endpoint) -> Result<(), Error> {
+        match self.dial_pinned(host).await {
+            Err(Error::Connect { .. } | Error::Timeout { .. } | Error::Transport { .. } | Error::Tls { .. }) => Ok(()),
+            outcome => outcome.map(drop),
+        }
+    }
+
+    /// A connection of its own. When a learnt certificate has changed, the pool is asked for the new one.
+    pub(crate) async fn dial_pinned(&self, host: &Endpoint) -> Result<Connection, Error> {
+        match dial(host, self.hosts(), self.timeouts()).await {
+            Err(Error::CertificateChanged { .. } | Error::UnknownHost { .. }) if !self.hosts().is_confirmed(host) => {
+                self.learn_hosts().await?;
+                dial(host, self.hosts(), self.timeouts()).await
+            }
+            outcome => outcome,
+        }
+    }
+
     pub(crate) fn hosts(&self) -> &Hosts {
         &self.0.hosts
     }
@@ -229,7 +275,7 @@ impl Client {
     }
 
     pub(crate) fn prepared(&self, method: &str, params: Vec<Value>, repeat: Repeat) -> Call {
-        Call { method: method.to_owned(), params, repeat, timeout: self.timeouts().call }
+        Call { method: method.to_owned(), params, repeat, timeout: self.timeouts().call, asks_for_coordinator: false }
     }
 
     /// Carries out a call over the connection of `slot`, with a new session or connection where the first was lost.
@@ -289,7 +335,7 @@ impl Client {
             tracing::debug!(%host, %error, "no session");
             match error.class() {
                 Some(FailureClass::Permission) => return Err(error),
-                Some(FailureClass::NotCoordinator) => match Self::coordinator_named_by(&error, &host) {
+                Some(FailureClass::NotCoordinator) => match self.coordinator_named_by(&error, &host) {
                     Ok(coordinator) => candidates.insert(0, coordinator),
                     Err(unknown) => worst = Some(more_telling(worst, unknown)),
                 },
@@ -303,6 +349,7 @@ impl Client {
         let password = self.0.options.password.expose_secret();
         let params = vec![json!(self.0.options.user), json!(password), json!("1.0"), json!(self.0.options.originator)];
         let call = self.prepared("session.login_with_password", params, Repeat::Never);
+        let call = Call { asks_for_coordinator: true, ..call };
         let slot = Slot::default();
         match self.link().exchange(&slot, host, None, &call).await {
             Ok(Value::String(secret)) if !secret.is_empty() => {
@@ -315,10 +362,20 @@ impl Client {
         }
     }
 
-    /// Where `HOST_IS_SLAVE` sends us. That only a host with a known certificate is asked, dialling it sees to.
-    fn coordinator_named_by(error: &Error, supporter: &Endpoint) -> Result<Endpoint, Error> {
-        let address = error.failure().and_then(|failure: &Failure| failure.params.first());
-        Endpoint::parse_with_port(address.map_or("", String::as_str), supporter.port())
+    /// Where `HOST_IS_SLAVE` sends us. The supporter has shown its certificate, so that its word on the coordinator's
+    /// counts; hosts before 8.3 give none, and then it must be known from elsewhere.
+    fn coordinator_named_by(&self, error: &Error, supporter: &Endpoint) -> Result<Endpoint, Error> {
+        let failure = error.failure();
+        let address = failure.and_then(|failure: &Failure| failure.params.first());
+        let coordinator = Endpoint::parse_with_port(address.map_or("", String::as_str), supporter.port())?;
+        match failure.and_then(|failure| failure.coordinator) {
+            Some(fingerprint) => self.0.hosts.vouch(coordinator.clone(), fingerprint),
+            None if self.0.hosts.accepted(&coordinator).is_err() => {
+                return Err(Error::UnknownCoordinator { supporter: supporter.clone(), coordinator });
+            }
+            None => {}
+        }
+        Ok(coordinator)
     }
 
     fn link(&self) -> Link<'_> {

@@ -57,6 +57,16 @@ pub enum Error {
         /// The host that was named.
         host: Endpoint,
     },
+    /// A supporter named a coordinator whose certificate nobody vouches for.
+    #[error(
+        "{supporter} is not the coordinator of its pool, {coordinator} is, and nobody knows which certificate that has"
+    )]
+    UnknownCoordinator {
+        /// The host that was asked.
+        supporter: Endpoint,
+        /// The host that it named.
+        coordinator: Endpoint,
+    },
     /// No answer in time.
     #[error("{host} did not answer in time: {what} took longer than {after:?}")]
     Timeout {
@@ -257,6 +267,7 @@ impl Error {
             | Self::Fingerprint { .. }
             | Self::CertificateChanged { .. }
             | Self::UnknownHost { .. }
+            | Self::UnknownCoordinator { .. }
             | Self::RequestTooLarge { .. }
             | Self::AnswerTooLarge { .. }
             | Self::Answer { .. }
@@ -319,7 +330,12 @@ impl Error {
             Self::CertificateChanged { .. } => {
                 "if the host's certificate was renewed, compare the new fingerprint on its console and confirm it for this pool; if not, somebody may be in between"
             }
-            Self::UnknownHost { .. } => "add this host's address and fingerprint to the pool",
+            Self::UnknownHost { .. } => {
+                "look whether this host belongs to the pool and whether the pool lists its certificate"
+            }
+            Self::UnknownCoordinator { .. } => {
+                "put the coordinator first among the hosts of the pool and confirm its certificate"
+            }
             Self::Timeout { .. } | Self::Stalled { .. } => "look at the load of the host and the network in between",
             Self::Transport { .. } | Self::Cut { .. } | Self::UploadRefused { .. } => {
                 "the toolstack may have restarted or the network broke: try again"

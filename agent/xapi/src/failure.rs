@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::Fingerprint;
 use crate::endpoint::printable;
 
 /// An error answered by XAPI, to a call or by a task.
@@ -13,6 +14,8 @@ pub struct Failure {
     pub code: String,
     /// Its parameters, as given. A session's reference is never among them.
     pub params: Vec<String>,
+    /// What the host that answered said of the coordinator's certificate, if it was asked and knows.
+    pub coordinator: Option<Fingerprint>,
 }
 
 /// What a failure means for what to do next.
@@ -56,7 +59,7 @@ impl Failure {
     pub fn new(method: &str, code: &str, params: Vec<String>) -> Self {
         let of_session = code == "SESSION_INVALID" || params.first().is_some_and(|class| class == "session");
         let params = if of_session { Vec::new() } else { params };
-        Self { method: method.to_owned(), code: code.to_owned(), params }
+        Self { method: method.to_owned(), code: code.to_owned(), params, coordinator: None }
     }
 
     /// Removes every occurrence of a secret from the parameters.

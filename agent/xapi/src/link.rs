@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 
 use crate::hosts::Hosts;
-use crate::transport::{Connection, Method, RequestHead, dial, full_body, transport, within};
+use crate::transport::{Connection, Method, RequestHead, coordinator_certificate, dial, full_body, transport, within};
 use crate::wire::{Answer, decode_answer, encode_call};
 use crate::{Endpoint, Error, Failure, FailureClass};
 
@@ -71,6 +71,8 @@ pub(crate) struct Call {
     pub(crate) params: Vec<Value>,
     pub(crate) repeat: Repeat,
     pub(crate) timeout: Duration,
+    /// Asks a host that is not the coordinator which certificate the coordinator has.
+    pub(crate) asks_for_coordinator: bool,
 }
 
 /// What to do about a failed call.
@@ -132,6 +134,7 @@ impl Link<'_> {
             content_type: Some("application/json"),
             content_length: Some(u64::try_from(body.len()).unwrap_or(u64::MAX)),
             keep_alive: true,
+            asks_for_coordinator: call.asks_for_coordinator,
             what,
         };
         let request = head.with(host, full_body(Bytes::from(body)))?;
@@ -141,13 +144,14 @@ impl Link<'_> {
             Some(connection) if connection.endpoint() == host && connection.is_fresh() => connection,
             _ => dial(host, self.hosts, self.timeouts).await?,
         };
-        let answer = within(host, what, call.timeout, async {
+        let (answer, coordinator) = within(host, what, call.timeout, async {
             let response = connection.send(request, what).await?;
             if !response.status().is_success() {
                 let status = response.status().as_u16();
                 return Err(Error::Status { host: host.clone(), what: what.to_owned(), status });
             }
-            self.read_answer(host, what, response.into_body()).await
+            let coordinator = coordinator_certificate(response.headers());
+            Ok((self.read_answer(host, what, response.into_body()).await?, coordinator))
         })
         .await?;
         *kept = Some(connection);
@@ -156,7 +160,8 @@ impl Link<'_> {
         match decode_answer(&answer, Some(id)).map_err(|source| Error::Answer { what: what.to_owned(), source })? {
             Answer::Result(value) => Ok(value),
             Answer::Failure { code, params } => {
-                Err(Failure::new(what, &code, params).without(session.unwrap_or_default()).into())
+                let failure = Failure::new(what, &code, params).without(session.unwrap_or_default());
+                Err(Failure { coordinator, ..failure }.into())
             }
         }
     }

@@ -96,8 +96,7 @@ async fn after_a_restart_the_cache_is_read_anew() {
         state.db.rewind();
     }
     host.restart();
-    until(&mut events, |events| events.inventory().vms[0].name == "after" && events.health() == EventHealth::Live)
-        .await;
+    until(&mut events, |events| events.inventory().vms[0].name == "after" && events.health().is_live()).await;
 }
 
 #[tokio::test]
@@ -107,7 +106,7 @@ async fn garbage_in_the_events_makes_the_cache_stale_until_it_is_over() {
     host.lie("event.from", Lie::Garbage(b"?".to_vec()));
     host.add("VM", "OpaqueRef:vm1", json!({}));
     until(&mut events, |events| matches!(events.health(), EventHealth::Stale { .. })).await;
-    until(&mut events, |events| events.health() == EventHealth::Live && events.tables().vms.len() == 1).await;
+    until(&mut events, |events| events.health().is_live() && events.tables().vms.len() == 1).await;
 }
 
 #[tokio::test]

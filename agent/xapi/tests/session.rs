@@ -29,7 +29,7 @@ async fn another_certificate_is_refused_before_the_password_is_sent() {
     let host = Host::start().await;
     let expected = Fingerprint::of_der(b"what was pinned");
     let mut options = host.options();
-    options.hosts[0].1 = expected;
+    options.fingerprint = expected;
     let error = Client::connect(options).await.unwrap_err();
     let Error::CertificateChanged { expected: pinned, seen, .. } = &error else { panic!("{error}") };
     assert_eq!((*pinned, *seen), (expected, host.fingerprint));
@@ -86,17 +86,56 @@ async fn a_supporter_leads_to_its_coordinator_when_that_is_known() {
     let coordinator = Host::start().await;
     let supporter = coordinator.supporter("OpaqueRef:h2").await;
     let mut options = coordinator.options();
-    options.hosts = vec![(supporter.endpoint.clone(), supporter.fingerprint)];
+    options.hosts = vec![supporter.endpoint.clone()];
+    options.fingerprint = supporter.fingerprint;
     let error = Client::connect(options.clone()).await.unwrap_err();
-    assert!(matches!(&error, Error::UnknownHost { host } if *host == coordinator.endpoint), "{error}");
+    let Error::UnknownCoordinator { coordinator: named, .. } = &error else { panic!("{error}") };
+    assert_eq!(*named, coordinator.endpoint);
+    assert!(!error.is_retryable() && error.advice().is_some());
     assert_eq!(coordinator.lock().logins, 0, "a host with an unknown certificate was given the password");
 
-    options.hosts.push((coordinator.endpoint.clone(), coordinator.fingerprint));
+    options.learnt.push((coordinator.endpoint.clone(), coordinator.fingerprint));
     let client = Client::connect(options).await.unwrap();
     let known = client.known_hosts();
     assert_eq!(known.len(), 2);
     let learnt = known.iter().find(|host| host.endpoint == supporter.endpoint).unwrap();
     assert_eq!(learnt.fingerprint, Some(supporter.fingerprint));
+}
+
+#[tokio::test]
+async fn a_supporter_with_the_right_certificate_is_believed_which_one_its_coordinator_has() {
+    let coordinator = Host::start().await;
+    let supporter = coordinator.supporter("OpaqueRef:h2").await;
+    let mut options = coordinator.options();
+    options.hosts = vec![supporter.endpoint.clone()];
+    options.fingerprint = supporter.fingerprint;
+
+    supporter.vouch_for_coordinator(Fingerprint::of_der(b"another"));
+    let error = Client::connect(options.clone()).await.unwrap_err();
+    assert!(matches!(&error, Error::CertificateChanged { host, .. } if *host == coordinator.endpoint), "{error}");
+    assert_eq!(coordinator.lock().logins, 0, "a host with another certificate was given the password");
+
+    supporter.vouch_for_coordinator(coordinator.fingerprint);
+    let client = Client::connect(options).await.unwrap();
+    assert_eq!(client.known_hosts().len(), 2);
+}
+
+#[tokio::test]
+async fn a_certificate_that_changes_under_a_session_is_seen_without_a_word_to_the_host() {
+    let coordinator = Host::start().await;
+    let supporter = coordinator.supporter("OpaqueRef:h2").await;
+    let client = coordinator.client().await;
+    client.look_at_certificates().await.unwrap();
+
+    let (expected, endpoint) = (coordinator.fingerprint, coordinator.endpoint.clone());
+    let other = coordinator.renew(&supporter).await;
+    // Though the pool itself lists the new one: a person confirmed the old one.
+    supporter.add_host("OpaqueRef:h1", &other);
+    let said = supporter.lock().calls.len();
+    let error = client.look_at_certificates().await.unwrap_err();
+    let Error::CertificateChanged { host, expected: pinned, seen } = &error else { panic!("{error}") };
+    assert_eq!((host, *pinned, *seen), (&endpoint, expected, other.fingerprint));
+    assert_eq!(supporter.lock().calls.len(), said, "something was sent to a stranger");
 }
 
 #[tokio::test]
@@ -150,7 +189,7 @@ async fn an_unreachable_host_is_named() {
     let options = host.options();
     drop(host);
     let error = Client::connect(options.clone()).await.unwrap_err();
-    assert!(matches!(&error, Error::Connect { host, .. } if *host == options.hosts[0].0), "{error}");
+    assert!(matches!(&error, Error::Connect { host, .. } if *host == options.hosts[0]), "{error}");
     assert!(error.is_retryable());
 }
 

@@ -232,6 +232,22 @@ async fn a_transfer_goes_to_a_host_that_has_the_disk_and_trusts_its_renewed_cert
 }
 
 #[tokio::test]
+async fn a_host_with_another_certificate_than_the_pool_lists_is_given_nothing() {
+    let coordinator = Host::start().await;
+    let supporter = coordinator.supporter("OpaqueRef:h2").await;
+    let client = coordinator.client().await;
+    let listed = supporter.fingerprint;
+    let other = supporter.renew(&coordinator).await;
+    coordinator.script(Script::Redirect(other.endpoint.to_string()));
+    let error = client.export_vdi(&export()).await.unwrap_err();
+    let Error::CertificateChanged { host, expected, seen } = &error else { panic!("{error}") };
+    assert_eq!((host, *expected, *seen), (&other.endpoint, listed, other.fingerprint));
+    assert!(!error.is_retryable() && error.advice().is_some());
+    assert_eq!(coordinator.lock().heads.len(), 1, "the session was sent to a stranger");
+    no_task_is_left(&coordinator);
+}
+
+#[tokio::test]
 async fn a_disk_that_no_host_sees_cannot_be_read() {
     let host = Host::start().await;
     host.add(

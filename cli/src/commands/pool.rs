@@ -23,8 +23,8 @@ const LOOK: Duration = Duration::from_millis(300);
 
 const ADD: &str = "\
 The password is asked for, or read from --password-file or from COFFER_POOL_PASSWORD; it is never an argument, as other \
-users could see it. It is not sent to the pool before you have confirmed the fingerprint of its certificate. On the \
-coordinator's console, this command shows it:
+users could see it. It is not sent to the pool before you have confirmed the fingerprint of the host's certificate; the \
+certificates of the pool's other hosts follow from what that host says. On its console, this command shows it:
   openssl x509 -noout -fingerprint -sha256 -in /etc/xensource/xapi-ssl.pem
 
 Examples:
@@ -74,7 +74,7 @@ pub(crate) struct Add {
     user: String,
     #[command(flatten)]
     password: PasswordArgs,
-    /// SHA-256 fingerprint of the coordinator's certificate, if you have it already
+    /// SHA-256 fingerprint of the first host's certificate, if you have it already
     #[arg(long, value_name = "SHA256", conflicts_with = "accept_certificate")]
     fingerprint: Option<String>,
     /// Trust whatever certificate the agent sees now, without asking
@@ -215,10 +215,11 @@ async fn wait_for_agent(
 /// Has a person confirm the certificate that an agent saw, and the controller trust it.
 async fn trust(context: &mut Context<'_>, pool: v1::Pool, accepts: bool) -> Result<v1::Pool, Error> {
     let name = id(&pool.name);
-    context.note(&format!("The coordinator of pool {name} shows a certificate with the SHA-256 fingerprint"))?;
+    let host = pool.hosts.first().map_or(name, String::as_str);
+    context.note(&format!("{host} of pool {name} shows a certificate with the SHA-256 fingerprint"))?;
     context.note(&format!("  {}", pool.seen_fingerprint))?;
     if !accepts {
-        context.note("Compare it with what the coordinator's console shows:")?;
+        context.note("Compare it with what that host's console shows:")?;
         context.note("  openssl x509 -noout -fingerprint -sha256 -in /etc/xensource/xapi-ssl.pem")?;
         if !confirm(context.terminal, "Is it the same?")? {
             return Err(Error::rejected(

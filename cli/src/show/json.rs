@@ -129,7 +129,7 @@ mod tests {
         assert_eq!(json["state_time"], "2026-01-01T00:00:00Z");
         assert_eq!((json["vm_count"].clone(), json["username"].clone()), (3.into(), "".into()));
         assert!(json.get("password").is_none());
-        assert_eq!(json.as_object().unwrap().len(), 15);
+        assert_eq!(json.as_object().unwrap().len(), 16);
     }
 
     #[test]

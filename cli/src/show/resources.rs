@@ -35,7 +35,7 @@ pub(crate) fn pools(pools: &[v1::Pool], view: &View) -> String {
 }
 
 pub(crate) fn pool(pool: &v1::Pool, view: &View) -> String {
-    pairs(&[
+    let mut shown = vec![
         ("name", id(&pool.name).to_owned()),
         ("display name", pool.display_name.clone()),
         ("state", words(pool.state().as_str_name())),
@@ -49,7 +49,14 @@ pub(crate) fn pool(pool: &v1::Pool, view: &View) -> String {
         ("product", pool.product.clone()),
         ("VMs", pool.vm_count.to_string()),
         ("most tasks", limit(pool.max_concurrent_tasks)),
-    ])
+    ];
+    for (number, member) in pool.members.iter().enumerate() {
+        let coordinator = if member.coordinator { " (coordinator)" } else { "" };
+        let certificate = or_dash(&member.fingerprint);
+        let heading = if number == 0 { "certificates" } else { "" };
+        shown.push((heading, format!("{} {}{coordinator} {certificate}", member.name_label, member.address)));
+    }
+    pairs(&shown)
 }
 
 pub(crate) fn vms(vms: &[v1::VirtualMachine], view: &View) -> String {

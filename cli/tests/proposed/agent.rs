@@ -226,7 +226,8 @@ fn inventory(session: &str, pool: &str) -> v1::ReportInventoryRequest {
             uuid: "55555555-5555-4555-8555-555555555555".to_owned(),
             name_label: "Lab".to_owned(),
             product: "XCP-ng 8.3.0".to_owned(),
-            hosts: vec!["192.0.2.10".to_owned()],
+            hosts: vec![v1::PoolHost { address: "192.0.2.10".to_owned(), ..Default::default() }],
+            fingerprint: FINGERPRINT.to_owned(),
         }),
         vms: VMS.iter().map(vm).collect(),
         srs: vec![v1::InventorySr {

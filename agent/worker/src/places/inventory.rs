@@ -1,16 +1,22 @@
 //! What a pool holds, as controllers are told. Pure.
 
-use coffer_proto::v1::{InventoryDisk, InventorySr, InventoryVm, PoolFacts, ReportInventoryRequest};
+use coffer_proto::v1::{InventoryDisk, InventorySr, InventoryVm, PoolFacts, PoolHost, ReportInventoryRequest};
 use coffer_xapi::records::PowerState;
-use coffer_xapi::{Inventory, VmView};
+use coffer_xapi::{Fingerprint, Inventory, KnownHost, VmView};
 
 /// Entries in one part: far below the most that one message may hold.
 const PART: usize = 500;
 
-/// The parts of one report, in order; at least one.
-pub(super) fn parts(pool: &str, inventory: &Inventory) -> Vec<ReportInventoryRequest> {
+/// The parts of one report, in order; at least one. `hosts` are the pool's with their certificates, which follow from the
+/// `pinned` one.
+pub(super) fn parts(
+    pool: &str,
+    inventory: &Inventory,
+    hosts: &[KnownHost],
+    pinned: Fingerprint,
+) -> Vec<ReportInventoryRequest> {
     let part = || ReportInventoryRequest { pool: pool.to_owned(), ..ReportInventoryRequest::default() };
-    let mut parts = vec![ReportInventoryRequest { facts: Some(facts(inventory)), ..part() }];
+    let mut parts = vec![ReportInventoryRequest { facts: Some(facts(inventory, hosts, pinned)), ..part() }];
     for srs in inventory.srs.chunks(PART) {
         let srs = srs.iter().map(|sr| InventorySr {
             uuid: sr.uuid.to_string(),
@@ -28,13 +34,25 @@ pub(super) fn parts(pool: &str, inventory: &Inventory) -> Vec<ReportInventoryReq
     parts
 }
 
-fn facts(inventory: &Inventory) -> PoolFacts {
+fn facts(inventory: &Inventory, hosts: &[KnownHost], pinned: Fingerprint) -> PoolFacts {
     let coordinator = inventory.hosts.iter().find(|host| host.coordinator);
+    let mut hosts: Vec<PoolHost> = hosts
+        .iter()
+        .map(|host| PoolHost {
+            address: host.endpoint.to_string(),
+            uuid: host.uuid.to_string(),
+            name_label: host.name.clone(),
+            coordinator: coordinator.is_some_and(|coordinator| coordinator.uuid == host.uuid),
+            fingerprint: host.fingerprint.map(|fingerprint| fingerprint.to_string()).unwrap_or_default(),
+        })
+        .collect();
+    hosts.sort_by(|a, b| (&a.name_label, &a.uuid).cmp(&(&b.name_label, &b.uuid)));
     PoolFacts {
         uuid: inventory.pool.to_string(),
         name_label: inventory.pool_name.clone(),
         product: coordinator.map(|host| host.product.clone()).unwrap_or_default(),
-        hosts: inventory.hosts.iter().map(|host| host.address.clone()).collect(),
+        hosts,
+        fingerprint: pinned.to_string(),
     }
 }
 
@@ -88,9 +106,11 @@ mod tests {
             disks: Vec::new(),
         };
         let inventory = Inventory { pool_name: "lab".into(), vms: (0..1001).map(vm).collect(), ..Inventory::default() };
-        let parts = parts("pools/lab", &inventory);
+        let pinned = Fingerprint::of_der(b"pinned");
+        let parts = parts("pools/lab", &inventory, &[], pinned);
         assert_eq!(parts.iter().map(|part| part.vms.len()).collect::<Vec<_>>(), [0, 500, 500, 1]);
-        assert_eq!(parts[0].facts.as_ref().unwrap().name_label, "lab");
+        let facts = parts[0].facts.as_ref().unwrap();
+        assert_eq!((facts.name_label.as_str(), &facts.fingerprint), ("lab", &pinned.to_string()));
         assert!(parts[1..].iter().all(|part| part.facts.is_none() && part.pool == "pools/lab"));
         assert_eq!(
             (parts[1].vms[0].power_state.as_str(), &parts[1].vms[0].tags),

@@ -89,6 +89,7 @@ impl ConfiguredPlaces {
         reconfigure(
             &mut self.pools(),
             pools,
+            same_pool,
             |id| reports.forget_pool(&id.name()),
             |id, access, standing, stop| {
                 tokio::spawn(pools::keep(id, access, self.surroundings.clone(), standing, stop))
@@ -97,6 +98,7 @@ impl ConfiguredPlaces {
         reconfigure(
             &mut self.remotes(),
             remotes,
+            PartialEq::eq,
             |id| reports.forget_remote(&id.name()),
             |id, access, standing, stop| tokio::spawn(remotes::keep(id, access, reports.clone(), standing, stop)),
         );
@@ -217,15 +219,22 @@ fn by_id<I: Named + Ord, A>(accesses: Vec<A>, name: impl Fn(&A) -> &str) -> BTre
     known
 }
 
+/// Whether a pool is to be entered as before. What another agent learnt of its hosts meanwhile, this one learns itself.
+fn same_pool(one: &PoolAccess, other: &PoolAccess) -> bool {
+    let without = |access: &PoolAccess| PoolAccess { members: Vec::new(), ..access.clone() };
+    without(one) == without(other)
+}
+
 /// Ends what is not wanted any more or wanted differently, and begins what is new.
-fn reconfigure<I: Ord + Clone, A: PartialEq + Clone, T>(
+fn reconfigure<I: Ord + Clone, A: Clone, T>(
     places: &mut BTreeMap<I, Place<A, T>>,
     wanted: BTreeMap<I, A>,
+    same: impl Fn(&A, &A) -> bool,
     forget: impl Fn(&I),
     keep: impl Fn(I, A, watch::Sender<Standing<T>>, CancellationToken) -> JoinHandle<()>,
 ) {
     places.retain(|id, place| {
-        let stays = wanted.get(id) == Some(&place.access);
+        let stays = wanted.get(id).is_some_and(|wanted| same(wanted, &place.access));
         if !stays {
             place.stop.cancel();
             forget(id);
@@ -250,6 +259,19 @@ mod tests {
         paths.iter().map(|&(id, path)| (id.to_owned(), path.to_owned())).collect()
     }
 
+    #[test]
+    fn a_pool_is_not_left_and_entered_again_for_what_was_learnt_of_its_hosts() {
+        let access = |fingerprint: &str, members| PoolAccess {
+            pool: "pools/lab".into(),
+            fingerprint: fingerprint.into(),
+            members,
+            ..PoolAccess::default()
+        };
+        let learnt = vec![coffer_proto::v1::PoolHost { address: "192.0.2.11".into(), ..Default::default() }];
+        assert!(same_pool(&access("AA", Vec::new()), &access("AA", learnt.clone())));
+        assert!(!same_pool(&access("AA", learnt.clone()), &access("BB", learnt)));
+    }
+
     #[tokio::test]
     async fn only_places_whose_access_changed_are_begun_anew() {
         let begun = Mutex::new(Vec::new());
@@ -259,6 +281,7 @@ mod tests {
             reconfigure(
                 &mut places,
                 wanted,
+                PartialEq::eq,
                 |id: &String| forgotten.lock().unwrap().push(id.clone()),
                 |id, _, _, stop| {
                     begun.lock().unwrap().push(id);

@@ -1,6 +1,7 @@
 //! The loop around `event.from`: its own connection, the token, and what was lost on the way.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use coffer_runtime::retry::Policy;
@@ -50,13 +51,13 @@ pub(super) async fn follow(client: Client, mut cursor: Cursor, sender: watch::Se
                     error = &error as &dyn std::error::Error,
                     "the pool's events are not followed at present"
                 );
-                let reason = error.to_string();
+                let error = Arc::new(error);
                 sender.send_modify(|state| {
                     let since = match state.health {
                         EventHealth::Stale { since, .. } => since,
                         EventHealth::Live => Instant::now(),
                     };
-                    state.health = EventHealth::Stale { since, reason };
+                    state.health = EventHealth::Stale { since, error };
                 });
                 // A restarted toolstack counts anew: the token of before means nothing.
                 cursor.token.clear();
@@ -75,7 +76,7 @@ async fn turn(client: &Client, cursor: &mut Cursor, sender: &watch::Sender<State
     let mut tables = if from_scratch { Tables::default() } else { before };
     cursor.take(client, &mut tables, batch).await?;
     sender.send_if_modified(|state| {
-        let changed = !nothing_new || state.health != EventHealth::Live || state.tables != tables;
+        let changed = !nothing_new || !state.health.is_live() || state.tables != tables;
         state.tables = tables;
         state.health = EventHealth::Live;
         changed
@@ -93,6 +94,7 @@ impl Cursor {
             // With another session or host the token may mean something else: begin anew rather than repeat.
             repeat: if self.token.is_empty() { Repeat::Safe } else { Repeat::Never },
             timeout: poll + GRACE,
+            asks_for_coordinator: false,
         };
         let result = client.perform(&self.slot, &call).await?;
         decode_batch(result).map_err(|source| Error::Answer { what: call.method, source })

@@ -16,7 +16,7 @@ use crate::{Client, Error, Ref};
 pub use tables::{Table, Tables, Watched};
 
 /// Whether the cache can be believed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum EventHealth {
     /// It follows the pool.
     Live,
@@ -25,8 +25,16 @@ pub enum EventHealth {
         /// Since when.
         since: Instant,
         /// Why.
-        reason: String,
+        error: Arc<Error>,
     },
+}
+
+impl EventHealth {
+    /// Whether the cache follows the pool.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        matches!(self, Self::Live)
+    }
 }
 
 #[derive(Debug)]
@@ -131,7 +139,7 @@ impl<C: Watched> ObjectWatch<C> {
     /// Whether the events are followed and live.
     #[must_use]
     pub fn is_live(&self) -> bool {
-        self.state.has_changed().is_ok() && self.state.borrow().health == EventHealth::Live
+        self.state.has_changed().is_ok() && self.state.borrow().health.is_live()
     }
 
     /// Waits until the object is as wanted. Intermediate states may be missed: events show the latest only.

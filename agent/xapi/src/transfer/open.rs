@@ -11,7 +11,7 @@ use super::place::LoadGuard;
 use super::upload::Upload;
 use crate::records::{Sr, Task};
 use crate::task::Outcome;
-use crate::transport::{Connection, Method, RequestHead, dial, empty_body, within};
+use crate::transport::{Connection, Method, RequestHead, empty_body, within};
 use crate::wire::XmlValue;
 use crate::{Client, Endpoint, Error, Failure, Ref};
 
@@ -152,6 +152,7 @@ impl Client {
             content_type: None,
             content_length: None,
             keep_alive: false,
+            asks_for_coordinator: false,
             what,
         };
         let request = head.with(host, empty_body())?;
@@ -167,17 +168,6 @@ impl Client {
         let response = within(host, what, self.timeouts().call, connection.send(request, what)).await?;
         accepted(host, what, &response)?;
         Ok(response)
-    }
-
-    /// A connection of its own for a transfer. When a learnt certificate has changed, the pool is asked for the new one.
-    async fn dial_pinned(&self, host: &Endpoint) -> Result<Connection, Error> {
-        match dial(host, self.hosts(), self.timeouts()).await {
-            Err(Error::CertificateChanged { .. } | Error::UnknownHost { .. }) if !self.hosts().is_given(host) => {
-                self.learn_hosts().await?;
-                dial(host, self.hosts(), self.timeouts()).await
-            }
-            outcome => outcome,
-        }
     }
 
     /// A transfer that did not begin: the task's reason where it has one, and no task left behind.
@@ -204,6 +194,7 @@ pub(super) fn put_head<'a>(path_and_query: &'a str, length: u64, what: &'a str) 
         content_type: None,
         content_length: Some(length),
         keep_alive: false,
+        asks_for_coordinator: false,
         what,
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rand::seq::IndexedRandom;
 
-use crate::events::{EventHealth, Tables};
+use crate::events::Tables;
 use crate::inventory::is_live;
 use crate::records::{Host, HostMetrics, Pbd, Sr};
 use crate::{Class, Client, Endpoint, Error, Ref};
@@ -88,9 +88,7 @@ impl Client {
 
     /// What is needed to choose, from live events or by asking.
     async fn storage_tables(&self) -> Result<Tables, Error> {
-        if let Some(events) =
-            self.events().filter(|events| events.health() == EventHealth::Live && events.is_followed())
-        {
+        if let Some(events) = self.events().filter(|events| events.health().is_live() && events.is_followed()) {
             return Ok(events.tables());
         }
         let mut tables = Tables::default();

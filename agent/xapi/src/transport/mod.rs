@@ -5,7 +5,7 @@ mod request;
 mod tls;
 
 pub(crate) use connection::{Connection, dial, transport, within};
-pub(crate) use request::{Body, Method, RequestHead, empty_body, full_body, percent_encoded};
+pub(crate) use request::{Body, Method, RequestHead, coordinator_certificate, empty_body, full_body, percent_encoded};
 pub(crate) use tls::Pins;
 
 pub use tls::probe;

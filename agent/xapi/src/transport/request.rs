@@ -7,16 +7,25 @@ use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::Request;
-use hyper::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue, USER_AGENT};
+use hyper::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 
 pub(crate) use hyper::Method;
 
-use crate::{Endpoint, Error};
+use crate::{Endpoint, Error, Fingerprint};
 
 pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 const HEAD_LIMIT: usize = 1024;
 const AGENT: &str = concat!("coffer/", env!("CARGO_PKG_VERSION"));
+
+/// The header that asks for the coordinator's certificate, and the one that answers.
+const ASKED: HeaderName = HeaderName::from_static("x-xenapi-request-host-certificate-thumbprint");
+const ANSWERED: &str = "x-xenapi-response-host-certificate-thumbprint";
+
+/// What an answer says of the coordinator's certificate. What is no fingerprint is not taken for one.
+pub(crate) fn coordinator_certificate(headers: &HeaderMap) -> Option<Fingerprint> {
+    headers.get(ANSWERED)?.to_str().ok()?.parse().ok()
+}
 
 pub(crate) fn empty_body() -> Body {
     Empty::new().boxed_unsync()
@@ -34,6 +43,8 @@ pub(crate) struct RequestHead<'a> {
     /// Absent where there is no body at all.
     pub(crate) content_length: Option<u64>,
     pub(crate) keep_alive: bool,
+    /// Asks a host that is not the coordinator which certificate the coordinator has.
+    pub(crate) asks_for_coordinator: bool,
     /// What error messages call it.
     pub(crate) what: &'a str,
 }
@@ -56,6 +67,9 @@ impl RequestHead<'_> {
         );
         headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
         headers.insert(CONNECTION, HeaderValue::from_static(if self.keep_alive { "keep-alive" } else { "close" }));
+        if self.asks_for_coordinator {
+            headers.insert(ASKED, HeaderValue::from_static("sha-256:master"));
+        }
         if let Some(content_type) = self.content_type {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         }
@@ -94,6 +108,7 @@ mod tests {
             content_type: None,
             content_length: None,
             keep_alive: false,
+            asks_for_coordinator: false,
             what: "GET /x",
         };
         head.with(&Endpoint::parse("10.0.0.1").unwrap(), empty_body())

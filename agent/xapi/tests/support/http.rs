@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use coffer_xapi::Fingerprint;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -21,6 +22,8 @@ pub(super) struct Wire {
     pub(super) changed: Arc<Notify>,
     /// On a supporter: where the coordinator is.
     pub(super) coordinator: Arc<Mutex<Option<String>>>,
+    /// On a supporter: what it says of the coordinator's certificate.
+    pub(super) vouched: Arc<Mutex<Option<Fingerprint>>>,
 }
 
 pub(super) async fn listen(listener: TcpListener, acceptor: TlsAcceptor, wire: Wire) {
@@ -60,14 +63,16 @@ impl Wire {
         if head.path == "/jsonrpc" {
             let mut body = vec![0; head.length];
             stream.read_exact(&mut body).await.ok()?;
-            self.call(stream, &serde_json::from_slice(&body).ok()?).await
+            let asked = head.text.to_ascii_lowercase().contains("certificate-thumbprint: sha-256:master\r\n");
+            let vouched = self.vouched.lock().unwrap().filter(|_| asked);
+            self.call(stream, &serde_json::from_slice(&body).ok()?, vouched).await
         } else {
             self.transfer(stream, head).await;
             None
         }
     }
 
-    async fn call(&self, stream: &mut Stream, request: &Value) -> Option<()> {
+    async fn call(&self, stream: &mut Stream, request: &Value, vouched: Option<Fingerprint>) -> Option<()> {
         let method = request["method"].as_str()?.to_owned();
         let lie = {
             let mut state = self.lock();
@@ -81,7 +86,7 @@ impl Wire {
             Some(Lie::Failure(code, params)) => Err((code.to_owned(), params)),
             Some(Lie::Cut) => return None,
             Some(Lie::Silence) => std::future::pending().await,
-            Some(Lie::Garbage(bytes)) => return respond(stream, &bytes).await,
+            Some(Lie::Garbage(bytes)) => return respond(stream, &bytes, None).await,
             Some(Lie::Endless) => {
                 write(stream, b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n").await?;
                 let spaces = vec![b' '; 1 << 16];
@@ -95,7 +100,7 @@ impl Wire {
                 json!({"jsonrpc": "2.0", "error": {"code": 1, "message": code, "data": params}, "id": request["id"]})
             }
         };
-        respond(stream, body.to_string().as_bytes()).await
+        respond(stream, body.to_string().as_bytes(), vouched).await
     }
 
     fn truth(&self, method: &str, params: &[Value]) -> Result<Value, (String, Vec<String>)> {
@@ -314,9 +319,12 @@ async fn write(stream: &mut Stream, bytes: &[u8]) -> Option<()> {
     stream.flush().await.ok()
 }
 
-async fn respond(stream: &mut Stream, body: &[u8]) -> Option<()> {
+async fn respond(stream: &mut Stream, body: &[u8], vouched: Option<Fingerprint>) -> Option<()> {
+    let vouched = vouched.map_or_else(String::new, |fingerprint| {
+        format!("x-xenapi-response-host-certificate-thumbprint: {fingerprint}\r\n")
+    });
     let head = format!(
-        "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: keep-alive\r\ncontent-type: application/json\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: keep-alive\r\n{vouched}content-type: application/json\r\n\r\n",
         body.len()
     );
     write(stream, head.as_bytes()).await?;

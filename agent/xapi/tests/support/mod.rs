@@ -94,6 +94,7 @@ pub(crate) struct Host {
     state: Arc<Mutex<State>>,
     changed: Arc<Notify>,
     coordinator: Arc<Mutex<Option<String>>>,
+    vouched: Arc<Mutex<Option<Fingerprint>>>,
     server: AbortOnDropHandle<()>,
 }
 
@@ -156,6 +157,7 @@ impl Host {
             .with_single_cert(vec![made.cert.der().clone()], key)
             .unwrap();
         let acceptor = TlsAcceptor::from(Arc::new(tls));
+        let vouched = Arc::default();
         let server = tokio::spawn(http::listen(
             listener,
             acceptor,
@@ -163,6 +165,7 @@ impl Host {
                 state: Arc::clone(&state),
                 changed: Arc::clone(&changed),
                 coordinator: Arc::clone(&coordinator),
+                vouched: Arc::clone(&vouched),
             },
         ));
         Self {
@@ -172,6 +175,7 @@ impl Host {
             state,
             changed,
             coordinator,
+            vouched,
             server: AbortOnDropHandle::new(server),
         }
     }
@@ -179,6 +183,11 @@ impl Host {
     /// Makes a supporter the coordinator.
     pub(crate) fn promote(&self) {
         *self.coordinator.lock().unwrap() = None;
+    }
+
+    /// A supporter says from now on, when asked, that its coordinator has this certificate.
+    pub(crate) fn vouch_for_coordinator(&self, fingerprint: Fingerprint) {
+        *self.vouched.lock().unwrap() = Some(fingerprint);
     }
 
     /// Stops, and listens again at the same address with another certificate, as after a renewal.

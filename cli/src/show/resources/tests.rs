@@ -21,6 +21,16 @@ fn pool_sample() -> v1::Pool {
         name_label: "Lab".to_owned(),
         product: "XCP-ng 8.3.0".to_owned(),
         vm_count: 12,
+        members: vec![
+            v1::PoolHost {
+                address: "192.0.2.10".to_owned(),
+                name_label: "xcp1".to_owned(),
+                coordinator: true,
+                fingerprint: "5E:0A".to_owned(),
+                ..Default::default()
+            },
+            v1::PoolHost { address: "192.0.2.11".to_owned(), name_label: "xcp2".to_owned(), ..Default::default() },
+        ],
         ..Default::default()
     }
 }

@@ -17,7 +17,9 @@ mod task;
 pub use agent::{AgentRecord, ReachRecord, SessionRecord};
 pub use catalogue::{PinRecord, PointDisk, PointRecord, PointState, RestoreRecord};
 pub use job::{CursorRecord, JobRecord, ScheduleRecord};
-pub use place::{ConfigRecord, PoolFacts, PoolRecord, PoolStateRecord, RemoteRecord, RemoteStateRecord, SiteRecord};
+pub use place::{
+    ConfigRecord, HostFacts, PoolFacts, PoolRecord, PoolStateRecord, RemoteRecord, RemoteStateRecord, SiteRecord,
+};
 pub use run::{Counts, Plan, RunRecord, RunState, RunVerdict};
 pub use task::{
     Completion, DISKS, Disk, ExportFormat, Grant, Intent, LOG_LINES, LogLine, OPEN_INTENTS, Operation, Problem, STEPS,

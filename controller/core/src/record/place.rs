@@ -25,7 +25,7 @@ pub struct ConfigRecord {}
 pub struct PoolRecord {
     /// Free text for people.
     pub display_name: String,
-    /// Addresses of hosts.
+    /// Addresses of hosts; the first is the one whose certificate is pinned.
     pub hosts: Vec<String>,
     /// User of XAPI.
     pub username: String,
@@ -40,7 +40,7 @@ pub struct PoolRecord {
 pub struct PoolStateRecord {
     /// An agent is logged in; none before the first report.
     pub connected: Option<bool>,
-    /// Why not.
+    /// Why not; of a pool that is connected, what is wrong with a part of it.
     pub problem: Option<Problem>,
     /// The fingerprint seen last.
     pub seen_fingerprint: String,
@@ -61,8 +61,35 @@ pub struct PoolFacts {
     pub name_label: String,
     /// Product and version.
     pub product: String,
-    /// Addresses of all hosts.
-    pub hosts: Vec<String>,
+    /// All hosts.
+    #[serde(default)]
+    pub members: Vec<HostFacts>,
+    /// The pinned fingerprint under which their certificates were learnt.
+    #[serde(default)]
+    pub fingerprint: String,
+}
+
+impl PoolFacts {
+    /// The hosts, as far as their certificates follow from the pinned fingerprint. Under another nobody vouches for them.
+    #[must_use]
+    pub fn members_under(&self, fingerprint: &str) -> &[HostFacts] {
+        if self.fingerprint.is_empty() || self.fingerprint != fingerprint { &[] } else { &self.members }
+    }
+}
+
+/// A host of a pool, as the pool lists it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostFacts {
+    /// Where it listens.
+    pub address: String,
+    /// UUID.
+    pub uuid: String,
+    /// Name.
+    pub name_label: String,
+    /// It is the coordinator.
+    pub coordinator: bool,
+    /// Its certificate; empty when the pool could not tell.
+    pub fingerprint: String,
 }
 
 /// A remote, as the operator set it.

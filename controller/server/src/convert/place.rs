@@ -1,6 +1,6 @@
 //! Pools and remotes, as clients see them: what the operator set, with what agents saw, and never a password.
 
-use coffer_core::record::{PoolRecord, PoolStateRecord, Problem, RemoteRecord, RemoteStateRecord};
+use coffer_core::record::{HostFacts, PoolRecord, PoolStateRecord, Problem, RemoteRecord, RemoteStateRecord};
 use coffer_core::{State, Versioned};
 use coffer_model::names::Named;
 use coffer_model::{InventorySr, InventoryVm, PoolId, RemoteId, SrName, VmName};
@@ -22,6 +22,20 @@ fn words(problem: Option<&Problem>, otherwise: &str) -> String {
     }
 }
 
+/// The hosts of a pool with their certificates, as far as these follow from the pinned one.
+pub(crate) fn members_out(state: &State, id: &PoolId, pool: &PoolRecord) -> Vec<v1::PoolHost> {
+    let facts = state.pool_states.get(&(id.clone(),)).and_then(|seen| seen.record.facts.as_ref());
+    let members = facts.map_or(&[][..], |facts| facts.members_under(&pool.fingerprint));
+    let host = |host: &HostFacts| v1::PoolHost {
+        address: host.address.clone(),
+        uuid: host.uuid.clone(),
+        name_label: host.name_label.clone(),
+        coordinator: host.coordinator,
+        fingerprint: host.fingerprint.clone(),
+    };
+    members.iter().map(host).collect()
+}
+
 pub(crate) fn pool_out(state: &State, id: &PoolId, pool: &Versioned<PoolRecord>) -> v1::Pool {
     use v1::pool::State as Out;
     let unseen = PoolStateRecord::default();
@@ -29,7 +43,7 @@ pub(crate) fn pool_out(state: &State, id: &PoolId, pool: &Versioned<PoolRecord>)
     let facts = seen.facts.clone().unwrap_or_default();
     let (stands, message) = match seen.connected {
         None => (Out::Pending, "no agent has tried yet".to_owned()),
-        Some(true) => (Out::Connected, String::new()),
+        Some(true) => (Out::Connected, words(seen.problem.as_ref(), "")),
         Some(false) if pool.record.fingerprint.is_empty() && !seen.seen_fingerprint.is_empty() => {
             let confirm = "compare `seen_fingerprint` with the host's console, then set `fingerprint` to it";
             (Out::Untrusted, confirm.to_owned())
@@ -55,6 +69,7 @@ pub(crate) fn pool_out(state: &State, id: &PoolId, pool: &Versioned<PoolRecord>)
         vm_count: u32::try_from(vm_count).unwrap_or(u32::MAX),
         max_concurrent_tasks: pool.record.max_concurrent_tasks,
         etag: etag(pool),
+        members: members_out(state, id, &pool.record),
     }
 }
 

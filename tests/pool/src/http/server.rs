@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use super::message::{Request, Status, read_body, read_head, respond};
+use crate::config::Profile;
 use crate::error::Error;
 use crate::rpc::{self, Methods};
 use crate::transfer;
@@ -32,6 +33,11 @@ const RPC_HEADERS: [(&str, &str); 4] = [
     ("access-control-allow-headers", "X-Requested-With"),
     ("access-control-allow-methods", "POST, OPTIONS"),
 ];
+
+/// A client that knows only a supporter's certificate asks which one the coordinator has, and is told with the refusal.
+/// That hosts before 8.3 know this is not documented: these do not.
+const THUMBPRINT_ASKED: &str = "x-xenapi-request-host-certificate-thumbprint";
+const THUMBPRINT_ANSWERED: &str = "x-xenapi-response-host-certificate-thumbprint";
 
 /// A connection after its handshake.
 pub(crate) type Stream = BufReader<tokio_rustls::server::TlsStream<TcpStream>>;
@@ -195,6 +201,7 @@ async fn call(
         Encoding::Json => jsonrpc::parse(&body).map(|(envelope, call)| (Some(envelope), call)),
         Encoding::Xml => xmlrpc::parse(&body).map(|call| (None, call)),
     };
+    let mut is_supporter = false;
     let text = match parsed {
         Err(detail) if encoding == Encoding::Json => jsonrpc::refusal(&detail),
         Err(detail) => {
@@ -211,6 +218,7 @@ async fn call(
             if reply.unanswered {
                 return Ok(false);
             }
+            is_supporter = reply.outcome.as_ref().is_err_and(|failure| failure.code == "HOST_IS_SLAVE");
             render(envelope.as_ref(), &reply.outcome, reply.bare)
         }
     };
@@ -219,10 +227,10 @@ async fn call(
     let connection = if keep { "keep-alive" } else { "close" };
     let mut headers = vec![("content-type", kind), ("connection", connection)];
     headers.extend(RPC_HEADERS);
-    let thumbprint =
-        request.header("x-xenapi-request-host-certificate-thumbprint").map(|_| world.coordinator().identity());
-    if let Some(identity) = &thumbprint {
-        headers.push(("x-xenapi-response-host-certificate-thumbprint", &identity.fingerprint));
+    let asked = request.header(THUMBPRINT_ASKED).is_some_and(|asked| asked == "sha-256:master");
+    let vouched = (asked && is_supporter && world.profile() == Profile::V8_3).then(|| world.coordinator().identity());
+    if let Some(identity) = &vouched {
+        headers.push((THUMBPRINT_ANSWERED, &identity.fingerprint));
     }
     respond(stream, Status(200), &headers, text.as_bytes()).await?;
     Ok(keep)

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use coffer_core::decide::work::session_of;
 use coffer_core::decide::work::{Caller, Refusal, check_held};
-use coffer_core::record::{PointRecord, PointState, PoolFacts, Subject, Work};
+use coffer_core::record::{HostFacts, PointRecord, PointState, PoolFacts, Subject, Work};
 use coffer_core::{Change, Entry, Key, State};
 use coffer_model::{InventorySr, InventoryVm, PoolId, RemoteId, RestorePointId, SrUuid, TaskId, VmUuid};
 use coffer_proto::v1;
@@ -25,6 +25,8 @@ const POINTS: usize = 100_000;
 /// Most keys that one transaction writes, and most bytes; beyond them another one follows.
 const KEYS: usize = 100;
 const BYTES: usize = 512 * 1024;
+/// Most hosts of a pool.
+const HOSTS: usize = 256;
 /// Most characters of what a pool says of itself.
 const FACT: usize = 512;
 
@@ -58,6 +60,16 @@ fn nothing() -> Fault {
     Fault::invalid("session", "the stream ended before its first part")
 }
 
+fn host_in(host: v1::PoolHost) -> HostFacts {
+    HostFacts {
+        address: cut(host.address, FACT),
+        uuid: cut(host.uuid, FACT),
+        name_label: cut(host.name_label, FACT),
+        coordinator: host.coordinator,
+        fingerprint: cut(host.fingerprint, FACT),
+    }
+}
+
 /// A pool, as an agent sees it now.
 #[derive(Default)]
 struct Inventory {
@@ -73,7 +85,8 @@ impl Inventory {
                 uuid: cut(facts.uuid, FACT),
                 name_label: cut(facts.name_label, FACT),
                 product: cut(facts.product, FACT),
-                hosts: facts.hosts.into_iter().take(256).map(|host| cut(host, FACT)).collect(),
+                members: facts.hosts.into_iter().take(HOSTS).map(host_in).collect(),
+                fingerprint: cut(facts.fingerprint, FACT),
             });
         }
         for vm in part.vms {

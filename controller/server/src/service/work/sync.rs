@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::session::renew;
 use super::specs::assignments;
 use crate::board::Progress;
+use crate::convert::place::members_out;
 use crate::convert::report::{disks_in, problem_in, task_in};
 use crate::convert::{cut, duration_in, name_in};
 use crate::fault::Fault;
@@ -107,7 +108,7 @@ fn pool_seen(state: &State, pool: &PoolId, report: &v1::PoolReport, now: Timesta
     let before = found.map(|found| found.record.clone()).unwrap_or_default();
     let mut record = PoolStateRecord {
         connected: Some(report.connected),
-        problem: report.problem.clone().map(problem_in).filter(|_| !report.connected),
+        problem: report.problem.clone().map(problem_in),
         ..before.clone()
     };
     if !report.fingerprint.is_empty() {
@@ -201,12 +202,16 @@ async fn config(plane: &Plane, mut answer: v1::SyncResponse, known: u64) -> Resu
         return Ok(answer);
     }
     let (pools, remotes, revision) = plane.read(|state| {
-        let pools: Vec<_> = state.pools.iter().map(|((id,), pool)| (id.clone(), pool.record.clone())).collect();
+        let pools: Vec<_> = state
+            .pools
+            .iter()
+            .map(|((id,), pool)| (id.clone(), pool.record.clone(), members_out(state, id, &pool.record)))
+            .collect();
         let remotes: Vec<_> = state.remotes.iter().map(|((id,), remote)| (id.clone(), remote.record.clone())).collect();
         (pools, remotes, state.configs.get(&()).map_or(0, |config| config.modified))
     });
     let mut config = v1::AgentConfig::default();
-    for (id, pool) in pools {
+    for (id, pool, members) in pools {
         let password = secret::get(&*plane.store, &Owner::Pool(&id)).await?;
         config.pools.push(v1::PoolAccess {
             pool: id.name(),
@@ -214,6 +219,7 @@ async fn config(plane: &Plane, mut answer: v1::SyncResponse, known: u64) -> Resu
             username: pool.username,
             password: password.expose_secret().to_owned(),
             fingerprint: pool.fingerprint,
+            members,
         });
     }
     for (id, remote) in remotes {
