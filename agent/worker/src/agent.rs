@@ -27,7 +27,7 @@ impl Agent {
     /// address of a controller. Controllers, pools and remotes that do not answer are reported and tried again.
     pub async fn run(options: AgentOptions, shutdown: CancellationToken) -> Result<(), Error> {
         let state = StateDir::open(&options.state_dir)?;
-        let link = Link::new(&options.controllers, &options.token)?;
+        let link = Link::new(&options.controllers, &options.token, options.token_file)?;
         info!(agent = %state.agent_id(), capacity = options.capacity, "agent started");
         let budget = usize::try_from(options.memory_budget_bytes).unwrap_or(usize::MAX);
         let around = Surroundings {

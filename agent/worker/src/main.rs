@@ -23,7 +23,7 @@ struct Args {
     /// Address of a controller, as http://192.0.2.1:4470; may be given several times.
     #[arg(long, env = "COFFER_CONTROLLER", value_name = "URL", required = true, value_delimiter = ',')]
     controller: Vec<String>,
-    /// File with the token that controllers know agents by; waited for half a minute when it is not there yet.
+    /// File with the token that controllers know agents by; waited for half a minute when it is not there yet, read anew when a controller does not know what is in it.
     #[arg(long, env = "COFFER_TOKEN_FILE", value_name = "FILE")]
     token_file: PathBuf,
     /// Most tasks worked on at once.
@@ -57,7 +57,11 @@ async fn run(args: Args) -> Result<(), (Exit, anyhow::Error)> {
     let Some(token) = read_token(&args.token_file, &stop).await.map_err(|error| (Exit::System, error.into()))? else {
         return Ok(());
     };
-    let options = AgentOptions { capacity: args.capacity, ..AgentOptions::new(args.controller, token, args.state) };
+    let options = AgentOptions {
+        capacity: args.capacity,
+        token_file: Some(args.token_file),
+        ..AgentOptions::new(args.controller, token, args.state)
+    };
     Agent::run(options, stop).await.map_err(|error| (exit_of(&error), error.into()))
 }
 

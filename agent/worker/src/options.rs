@@ -11,6 +11,8 @@ pub struct AgentOptions {
     pub controllers: Vec<String>,
     /// The token that controllers know agents by; sent as `authorization: Bearer …` with every call.
     pub token: SecretString,
+    /// The file that the token came from: read anew when a controller does not know the token.
+    pub token_file: Option<PathBuf>,
     /// Folder for the agent's id and the lock that keeps a second process out; made when it does not exist.
     pub state_dir: PathBuf,
     /// Most tasks worked on at once.
@@ -31,6 +33,7 @@ impl AgentOptions {
         Self {
             controllers,
             token,
+            token_file: None,
             state_dir: state_dir.into(),
             capacity: Self::DEFAULT_CAPACITY,
             memory_budget_bytes: Self::DEFAULT_MEMORY_BUDGET_BYTES,

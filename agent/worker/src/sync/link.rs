@@ -1,8 +1,9 @@
 //! Calls to controllers: any of several, the next one when one does not answer, each call with a deadline.
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,16 +14,15 @@ use coffer_proto::v1::{
     RequestCommitRequest, RequestCommitResponse, SyncRequest, SyncResponse, TransitionRequest, TransitionResponse,
 };
 use coffer_runtime::retry::Policy;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use tokio::sync::{Notify, watch};
 use tonic::codegen::http::Uri;
-use tonic::metadata::{Ascii, MetadataValue};
-use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Status};
+use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
+use super::token::Bearer;
 use crate::Error;
 use crate::control::{Controllers, Denied};
 use crate::halt::Trouble;
@@ -40,23 +40,15 @@ const BETWEEN_CALLS: Policy = Policy { max: Duration::from_secs(1), ..Policy::RE
 
 type Client = WorkServiceClient<InterceptedService<Channel, Bearer>>;
 
-/// Puts the agent's token on every call.
-#[derive(Clone)]
-struct Bearer(MetadataValue<Ascii>);
-
-impl Interceptor for Bearer {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        request.metadata_mut().insert("authorization", self.0.clone());
-        Ok(request)
-    }
-}
-
 /// The way to the controllers. Clones are handles to the same one.
 #[derive(Clone)]
 pub(crate) struct Link(Arc<Inner>);
 
 struct Inner {
     clients: Vec<(String, Client)>,
+    bearer: Bearer,
+    /// Which controllers refused the token at the last call.
+    refusing: Vec<AtomicBool>,
     current: AtomicUsize,
     session: watch::Sender<Option<String>>,
     lost: Notify,
@@ -67,6 +59,8 @@ struct Inner {
 enum Meaning {
     /// This controller cannot answer now: another one may.
     Elsewhere,
+    /// This controller does not know the agent's token; another one may, and somebody may correct it.
+    Stranger,
     /// The session is over.
     SessionLost,
     /// The task is somebody else's.
@@ -86,6 +80,7 @@ fn meaning(status: &Status) -> Meaning {
         (Some("SESSION_UNKNOWN"), _) => Meaning::SessionLost,
         (Some("FENCED"), _) => Meaning::Fenced,
         (Some("CANCELLED"), _) => Meaning::Cancelled,
+        (_, Code::Unauthenticated) => Meaning::Stranger,
         (_, Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::ResourceExhausted) => {
             Meaning::Elsewhere
         }
@@ -97,10 +92,12 @@ fn meaning(status: &Status) -> Meaning {
 
 impl Link {
     /// A link to these controllers; connects when first used.
-    pub(crate) fn new(controllers: &[String], token: &SecretString) -> Result<Self, Error> {
-        let mut bearer =
-            MetadataValue::try_from(format!("Bearer {}", token.expose_secret())).map_err(|_| Error::Token)?;
-        bearer.set_sensitive(true);
+    pub(crate) fn new(
+        controllers: &[String],
+        token: &SecretString,
+        token_file: Option<PathBuf>,
+    ) -> Result<Self, Error> {
+        let bearer = Bearer::new(token, token_file)?;
         let mut clients = Vec::with_capacity(controllers.len());
         for address in controllers {
             let uri: Uri = address.parse().map_err(|source| Error::Address { address: address.clone(), source })?;
@@ -110,13 +107,15 @@ impl Link {
                 .keep_alive_timeout(CONNECT)
                 .keep_alive_while_idle(true)
                 .connect_lazy();
-            clients.push((address.clone(), WorkServiceClient::with_interceptor(channel, Bearer(bearer.clone()))));
+            clients.push((address.clone(), WorkServiceClient::with_interceptor(channel, bearer.clone())));
         }
         if clients.is_empty() {
             return Err(Error::NoController);
         }
+        let refusing = clients.iter().map(|_| AtomicBool::new(false)).collect();
         let session = watch::channel(None).0;
-        Ok(Self(Arc::new(Inner { clients, current: AtomicUsize::new(0), session, lost: Notify::new() })))
+        let current = AtomicUsize::new(0);
+        Ok(Self(Arc::new(Inner { clients, bearer, refusing, current, session, lost: Notify::new() })))
     }
 
     /// Begins to use a session.
@@ -172,19 +171,55 @@ impl Link {
         F: Future<Output = Result<tonic::Response<T>, Status>>,
     {
         let turn = self.0.current.load(Ordering::Relaxed);
-        let (address, client) = &self.0.clients[turn % self.0.clients.len()];
+        let controller = turn % self.0.clients.len();
+        let (address, client) = &self.0.clients[controller];
         let result = match tokio::time::timeout(deadline, call(client.clone())).await {
             Ok(result) => result.map(tonic::Response::into_inner),
             Err(_) => Err(Status::deadline_exceeded(format!("{address} did not answer within {deadline:?}"))),
         };
+        let answer = result.as_ref().map_or_else(|status| Some(meaning(status)), |_| None);
+        self.heard_of_token(controller, answer);
         if let Err(status) = &result
-            && matches!(meaning(status), Meaning::Elsewhere | Meaning::Inside)
+            && matches!(answer, Some(Meaning::Elsewhere | Meaning::Inside | Meaning::Stranger))
         {
             tracing::debug!(controller = address, code = ?status.code(), message = status.message(), "no answer");
             // Whoever is first turns; the others have failed at the same one.
             let _ = self.0.current.compare_exchange(turn, turn.wrapping_add(1), Ordering::Relaxed, Ordering::Relaxed);
         }
         result
+    }
+
+    /// Says once when a controller begins to refuse the token, once when it takes it again. What is refused is read anew.
+    fn heard_of_token(&self, controller: usize, answer: Option<Meaning>) {
+        let refuses = match answer {
+            Some(Meaning::Stranger) => true,
+            // Nothing was heard that the token mattered for.
+            Some(Meaning::Elsewhere) => return,
+            _ => false,
+        };
+        let refused = self.0.refusing[controller].swap(refuses, Ordering::Relaxed);
+        let controller = self.0.clients[controller].0.as_str();
+        match (refused, refuses, self.0.bearer.file()) {
+            (false, true, Some(file)) => tracing::error!(
+                "the controller at {controller} does not know the token in {}: put there what is in the controller's file \
+                 `api-token`; it is read anew at every attempt, nothing need be restarted",
+                file.display()
+            ),
+            (false, true, None) => tracing::error!(
+                "the controller at {controller} does not know this agent's token: start the agent with what is in the \
+                 controller's file `api-token`"
+            ),
+            (true, false, _) => tracing::info!("the controller at {controller} knows the token now"),
+            (true, true, _) | (false, false, _) => {}
+        }
+        if refuses && self.0.bearer.read_anew() {
+            tracing::info!("the token has changed");
+        }
+    }
+
+    /// Whether an answer says that the controller does not know the token.
+    pub(super) fn is_stranger(status: &Status) -> bool {
+        meaning(status) == Meaning::Stranger
     }
 
     /// One attempt to begin a session.
@@ -237,7 +272,7 @@ impl Link {
                 Meaning::Fenced => return Err(Denied::Fenced),
                 Meaning::Cancelled => return Err(Denied::Cancelled),
                 Meaning::SessionLost => self.end_session(&session),
-                Meaning::Elsewhere => failing_inside = None,
+                Meaning::Elsewhere | Meaning::Stranger => failing_inside = None,
                 Meaning::Inside => {
                     let since = *failing_inside.get_or_insert_with(tokio::time::Instant::now);
                     if since.elapsed() > PATIENCE {
@@ -333,7 +368,7 @@ mod tests {
         assert_eq!(meaning(&status(Code::FailedPrecondition, "FENCED")), Meaning::Fenced);
         assert_eq!(meaning(&status(Code::Unauthenticated, "SESSION_UNKNOWN")), Meaning::SessionLost);
         assert_eq!(meaning(&status(Code::FailedPrecondition, "CANCELLED")), Meaning::Cancelled);
-        assert_eq!(meaning(&Status::unauthenticated("wrong token")), Meaning::Refused);
+        assert_eq!(meaning(&Status::unauthenticated("wrong token")), Meaning::Stranger);
         assert_eq!(meaning(&Status::unavailable("starting")), Meaning::Elsewhere);
         assert_eq!(meaning(&Status::invalid_argument("no such step")), Meaning::Refused);
     }
@@ -341,15 +376,15 @@ mod tests {
     #[test]
     fn addresses_and_tokens_are_checked_before_anything_is_sent() {
         let token = SecretString::from("t");
-        assert!(matches!(Link::new(&[], &token), Err(Error::NoController)));
-        assert!(matches!(Link::new(&["http://a b".to_owned()], &token), Err(Error::Address { .. })));
+        assert!(matches!(Link::new(&[], &token, None), Err(Error::NoController)));
+        assert!(matches!(Link::new(&["http://a b".to_owned()], &token, None), Err(Error::Address { .. })));
         let control = SecretString::from("a\nb");
-        assert!(matches!(Link::new(&["http://127.0.0.1:1".to_owned()], &control), Err(Error::Token)));
+        assert!(matches!(Link::new(&["http://127.0.0.1:1".to_owned()], &control, None), Err(Error::Token)));
     }
 
     #[tokio::test]
     async fn only_the_session_in_use_can_be_lost() {
-        let link = Link::new(&["http://127.0.0.1:1".to_owned()], &SecretString::from("t")).unwrap();
+        let link = Link::new(&["http://127.0.0.1:1".to_owned()], &SecretString::from("t"), None).unwrap();
         link.begin_session("two".to_owned());
         link.end_session("one");
         assert_eq!(link.session().as_deref(), Some("two"));

@@ -4,6 +4,7 @@
 mod link;
 mod plan;
 pub(crate) mod reports;
+mod token;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -29,6 +30,8 @@ use plan::{Action, HeldEpoch, TaskEpoch, reconcile};
 
 /// Between attempts to reach a controller: authority lasts for seconds only.
 const BETWEEN_ATTEMPTS: Policy = Policy { max: Duration::from_secs(1), ..Policy::RECONNECT };
+/// Between attempts with a token that no controller knows: a person has to correct something.
+const BETWEEN_REFUSALS: Policy = Policy { initial: Duration::from_secs(1), ..Policy::RECONNECT };
 /// Two calls of Sync have at least this between them.
 const GAP: Duration = Duration::from_millis(50);
 /// While tasks are held, their progress is told so often.
@@ -89,6 +92,9 @@ pub(crate) struct Sync {
     hard_stop: Option<BootInstant>,
     stopping: CancellationToken,
     delays: Delays,
+    refusals: Delays,
+    /// What was last said about controllers that do not answer.
+    complaint: Option<String>,
 }
 
 impl Sync {
@@ -107,6 +113,8 @@ impl Sync {
             hard_stop: None,
             stopping: CancellationToken::new(),
             delays: BETWEEN_ATTEMPTS.delays(rand::random()),
+            refusals: BETWEEN_REFUSALS.delays(rand::random()),
+            complaint: None,
         }
     }
 
@@ -158,7 +166,7 @@ impl Sync {
                 self.told = 0;
                 self.around.link.begin_session(session.id.clone());
                 self.session = Some(session);
-                self.delays.reset();
+                self.answered();
             }
             Err(status) => self.pause("no controller gives a session", &status).await,
         }
@@ -185,7 +193,7 @@ impl Sync {
         match self.attend(asking).await {
             Some(Ok(answer)) => {
                 self.told = news;
-                self.delays.reset();
+                self.answered();
                 self.around.authority.renew(session.terms, sent);
                 self.hard_stop = Some(sent + session.terms.hard_stop);
                 self.accept(answer, &session.site);
@@ -338,9 +346,25 @@ impl Sync {
         }
     }
 
+    fn answered(&mut self) {
+        self.delays.reset();
+        self.refusals.reset();
+        if self.complaint.take().is_some() {
+            tracing::info!("a controller answers again");
+        }
+    }
+
     async fn pause(&mut self, what: &str, status: &Status) {
-        tracing::warn!(code = ?status.code(), "{what}: {}", status.message());
-        let wait = self.delays.next().unwrap_or(BETWEEN_ATTEMPTS.max);
+        let refused = Link::is_stranger(status);
+        // It is tried again for ever: what was said once is not said at every attempt. Of tokens the link has told.
+        let complaint = format!("{what}: {}", status.message());
+        if !refused && self.complaint.as_ref() != Some(&complaint) {
+            tracing::warn!(code = ?status.code(), "{complaint}");
+            self.complaint = Some(complaint);
+        }
+        // Whoever holds tasks has no time to lose.
+        let wait = if refused && self.held.is_empty() { self.refusals.next() } else { self.delays.next() };
+        let wait = wait.unwrap_or(BETWEEN_ATTEMPTS.max);
         self.attend(tokio::time::sleep(wait)).await;
     }
 }
