@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use coffer_core::record::{ConfigRecord, Plan, PoolRecord};
+use coffer_core::record::{ConfigRecord, Plan, PoolRecord, PoolStateRecord};
 use coffer_core::{Change, Entry, Key, State};
 use coffer_model::PoolId;
 use coffer_model::names::Named;
@@ -21,6 +21,8 @@ use crate::request::{Known, look_up};
 use crate::secret::{self, Owner};
 
 const FIELDS: [&str; 6] = ["display_name", "hosts", "username", "password", "fingerprint", "max_concurrent_tasks"];
+/// Those that change how a pool is entered.
+const ACCESS: [&str; 4] = ["hosts", "username", "password", "fingerprint"];
 
 #[derive(Debug, Clone)]
 pub(crate) struct Pools(pub(crate) Arc<Plane>);
@@ -68,6 +70,13 @@ fn username_in(username: String) -> Result<String, Fault> {
 fn look(state: &State, id: &PoolId) -> Result<v1::Pool, Fault> {
     let pool = state.pools.get(&(id.clone(),)).ok_or_else(|| missing(id.name()))?;
     Ok(pool_out(state, id, pool))
+}
+
+/// Takes back what agents said of a pool before it was set anew: until one has tried again, nothing is known.
+fn unknown_again(state: &State, id: &PoolId, change: Change) -> Change {
+    let Some(found) = state.pool_states.get(&(id.clone(),)) else { return change };
+    let record = PoolStateRecord { connected: None, problem: None, ..found.record.clone() };
+    change.unchanged(Key::PoolState(id.clone()), found).put(Entry::PoolState((id.clone(),), record))
 }
 
 /// Every change that agents have to learn of writes this too; and whatever begins to name a pool or a remote, so that
@@ -144,8 +153,11 @@ impl Pools {
                 check_etag(&id.name(), &pool.etag, found)?;
                 let mut record = found.record.clone();
                 edits.iter().for_each(|edit| edit(&mut record));
-                let change =
+                let mut change =
                     Change::new().unchanged(Key::Pool(id.clone()), found).put(Entry::Pool((id.clone(),), record));
+                if fields.iter().any(|field| ACCESS.contains(&field.as_str())) {
+                    change = unknown_again(state, &id, change);
+                }
                 let mut effect = Effect::from(touch_config(change));
                 effect.ops.extend(password.as_ref().map(|password| secret::put(&Owner::Pool(&id), password)));
                 Ok((effect, ()))

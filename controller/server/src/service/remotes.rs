@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use coffer_core::record::{Plan, RemoteRecord, RunRecord};
+use coffer_core::record::{Plan, RemoteRecord, RemoteStateRecord, RunRecord};
 use coffer_core::{Change, Entry, Key, State};
 use coffer_model::names::Named;
 use coffer_model::{RemoteId, RunId};
@@ -114,8 +114,15 @@ impl Remotes {
                 if named("max_concurrent_tasks") {
                     record.max_concurrent_tasks = remote.max_concurrent_tasks;
                 }
-                let change =
+                let mut change =
                     Change::new().unchanged(Key::Remote(id.clone()), found).put(Entry::Remote((id.clone(),), record));
+                // Until an agent has tried the new password, nothing is known.
+                if let Some(seen) = state.remote_states.get(&(id.clone(),)).filter(|_| password.is_some()) {
+                    let record = RemoteStateRecord { ready: None, problem: None, ..seen.record.clone() };
+                    change = change
+                        .unchanged(Key::RemoteState(id.clone()), seen)
+                        .put(Entry::RemoteState((id.clone(),), record));
+                }
                 let mut effect = Effect::from(touch_config(change));
                 effect.ops.extend(password.as_ref().map(|password| secret::put(&Owner::Remote(&id), password)));
                 Ok((effect, ()))

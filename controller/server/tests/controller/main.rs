@@ -135,6 +135,28 @@ async fn pages_show_everything_once_and_a_stale_etag_changes_nothing() {
 }
 
 #[tokio::test]
+async fn what_an_agent_said_of_a_pool_before_it_was_set_anew_counts_for_nothing() {
+    let world = World::with_job(1).await;
+    let mut agent = Agent::start(&world, "rack-1", 1).await;
+    let mut pools = v1::pool_service_client::PoolServiceClient::new(world.service());
+    let get = || v1::GetPoolRequest { name: "pools/lab".to_owned() };
+    let pool = pools.get_pool(get()).await.unwrap().into_inner();
+    assert_eq!(pool.state(), v1::pool::State::Connected);
+
+    let update = v1::UpdatePoolRequest {
+        pool: Some(v1::Pool { password: "another".to_owned(), ..pool }),
+        update_mask: Some(prost_types::FieldMask { paths: vec!["password".to_owned()] }),
+    };
+    let updated = pools.update_pool(update).await.unwrap().into_inner();
+    assert_eq!(updated.state(), v1::pool::State::Pending);
+    // This report was under way: the agent does not know the new password yet.
+    agent.sync(&[]).await.unwrap();
+    assert_eq!(pools.get_pool(get()).await.unwrap().into_inner().state(), v1::pool::State::Pending);
+    agent.sync(&[]).await.unwrap();
+    assert_eq!(pools.get_pool(get()).await.unwrap().into_inner().state(), v1::pool::State::Connected);
+}
+
+#[tokio::test]
 async fn the_address_file_lives_as_long_as_the_controller() {
     let world = World::start().await;
     let path = world.folder.path().join(coffer_controller::ADDRESS_FILE);

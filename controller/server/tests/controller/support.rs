@@ -134,6 +134,7 @@ pub(crate) struct Agent {
     id: String,
     instance: String,
     pub(crate) session: String,
+    config_revision: u64,
 }
 
 impl Agent {
@@ -141,8 +142,10 @@ impl Agent {
     pub(crate) async fn start(world: &World, id: &str, machines: u128) -> Self {
         let client = v1::work_service_client::WorkServiceClient::new(world.service());
         let instance = uuid::Uuid::new_v4().to_string();
-        let mut agent = Self { client, id: id.to_owned(), instance, session: String::new() };
+        let mut agent = Self { client, id: id.to_owned(), instance, session: String::new(), config_revision: 0 };
         agent.register().await;
+        // The first answer brings the configuration, under which the second reports what is reached.
+        agent.sync(&[]).await.unwrap();
         agent.sync(&[]).await.unwrap();
         let vm = |number: u128| v1::InventoryVm {
             uuid: uuid::Uuid::from_u128(number).to_string(),
@@ -181,10 +184,13 @@ impl Agent {
             held: held.iter().map(holds).collect(),
             pools: vec![v1::PoolReport { pool: "pools/lab".to_owned(), connected: true, ..Default::default() }],
             remotes: vec![v1::RemoteReport { remote: "remotes/nas".to_owned(), ready: true, ..Default::default() }],
+            config_revision: self.config_revision,
             hold: Some(prost_types::Duration { seconds: 0, nanos: 100_000_000 }),
             ..Default::default()
         };
-        Ok(self.client.sync(request).await?.into_inner().tasks)
+        let answer = self.client.sync(request).await?.into_inner();
+        self.config_revision = answer.config_revision;
+        Ok(answer.tasks)
     }
 
     /// Syncs until it is told what is waited for.

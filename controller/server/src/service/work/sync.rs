@@ -58,11 +58,11 @@ async fn take_in(plane: &Plane, agent: &AgentId, request: &v1::SyncRequest) -> R
     plane.mutate(|state, now| Ok((reach(state, agent, request, now)?, ()))).await?;
     for report in &request.pools {
         let pool: PoolId = name_in("pools.pool", &report.pool)?;
-        plane.mutate(|state, now| Ok((pool_seen(state, &pool, report, now), ()))).await?;
+        plane.mutate(|state, now| Ok((pool_seen(state, &pool, report, request.config_revision, now), ()))).await?;
     }
     for report in &request.remotes {
         let remote: RemoteId = name_in("remotes.remote", &report.remote)?;
-        plane.mutate(|state, now| Ok((remote_seen(state, &remote, report, now), ()))).await?;
+        plane.mutate(|state, now| Ok((remote_seen(state, &remote, report, request.config_revision, now), ()))).await?;
     }
     Ok(held)
 }
@@ -102,8 +102,11 @@ fn reach(state: &State, agent: &AgentId, request: &v1::SyncRequest, _: Timestamp
         .put(Entry::Reach((agent.clone(),), record)))
 }
 
-fn pool_seen(state: &State, pool: &PoolId, report: &v1::PoolReport, now: Timestamp) -> Change {
-    let Some(known) = state.pools.get(&(pool.clone(),)) else { return Change::new() };
+/// What an agent sees of a pool. A report from before the pool was set as it is now says nothing about it: agents that
+/// get a configuration report everything anew.
+fn pool_seen(state: &State, pool: &PoolId, report: &v1::PoolReport, config: u64, now: Timestamp) -> Change {
+    let known = state.pools.get(&(pool.clone(),)).filter(|known| known.modified <= config);
+    let Some(known) = known else { return Change::new() };
     let found = state.pool_states.get(&(pool.clone(),));
     let before = found.map(|found| found.record.clone()).unwrap_or_default();
     let mut record = PoolStateRecord {
@@ -124,8 +127,10 @@ fn pool_seen(state: &State, pool: &PoolId, report: &v1::PoolReport, now: Timesta
         .put(Entry::PoolState((pool.clone(),), record))
 }
 
-fn remote_seen(state: &State, remote: &RemoteId, report: &v1::RemoteReport, now: Timestamp) -> Change {
-    let Some(known) = state.remotes.get(&(remote.clone(),)) else { return Change::new() };
+/// As [`pool_seen`], of a remote.
+fn remote_seen(state: &State, remote: &RemoteId, report: &v1::RemoteReport, config: u64, now: Timestamp) -> Change {
+    let known = state.remotes.get(&(remote.clone(),)).filter(|known| known.modified <= config);
+    let Some(known) = known else { return Change::new() };
     let found = state.remote_states.get(&(remote.clone(),));
     let before = found.map(|found| found.record.clone()).unwrap_or_default();
     let mut record = RemoteStateRecord {
