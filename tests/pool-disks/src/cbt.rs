@@ -60,6 +60,12 @@ impl CbtLog {
         self.mark(&(old..size));
     }
 
+    /// Cuts the log with its disk.
+    pub(crate) fn cut(&mut self, size: u64) {
+        self.bitmap.truncate(bitmap_len(size));
+        self.size = size;
+    }
+
     /// Takes over the changes of the log before this one, which is about to go.
     pub(crate) fn absorb(&mut self, earlier: &Self) {
         merge(&mut self.bitmap, &earlier.bitmap);

@@ -76,6 +76,11 @@ impl BlockMap {
         }
     }
 
+    /// Forgets every block from sector `end` on, which is the start of one.
+    pub(crate) fn cut(&mut self, end: u64) {
+        self.blocks.split_off(&block_of(end));
+    }
+
     /// The run that begins at `range.start`, within `range`: where it ends, and whether it is present.
     pub(crate) fn run(&self, range: Range<u64>) -> (u64, bool) {
         let mut at = range.start;

@@ -248,6 +248,23 @@ fn what_a_disk_grew_by_counts_as_changed_and_reads_as_zeros() {
 }
 
 #[test]
+fn a_disk_that_shares_nothing_can_be_cut_and_what_lay_behind_is_lost() {
+    let sr = Sr::new(SrParams::default());
+    let disk = sr.disk(id(D), 6 * MIB);
+    disk.write_at(MIB, &[7; 4096]).unwrap();
+    disk.write_at(5 * MIB, &[9; 4096]).unwrap();
+    sr.store.enable_cbt(id(D)).unwrap();
+    assert_eq!(sr.store.shrink(id(D), 3 * MIB).unwrap(), 4 * MIB);
+    assert_eq!((sr.content(id(D)).len(), disk.allocated(None).unwrap()), (4 << 20, vec![0]));
+    sr.store.snapshot(id(D), id(S1), id(B1)).unwrap();
+    assert!(matches!(sr.store.shrink(id(D), 2 * MIB), Err(Error::BadSize { .. })), "it shares blocks");
+    assert_eq!(sr.store.resize(id(D), 6 * MIB).unwrap(), 6 * MIB);
+    let content = sr.content(id(D));
+    assert!(content[4 << 20..].iter().all(|byte| *byte == 0) && content[1 << 20] == 7);
+    assert_eq!(sr.store.changed_blocks(id(S1), id(D)).unwrap()[8..], [0xFF; 4]);
+}
+
+#[test]
 fn an_sr_without_the_feature_refuses() {
     let sr = Sr::new(SrParams { cbt: false, vhd: false, ..SrParams::default() });
     let disk = sr.disk(id(D), 4 * MIB);

@@ -27,11 +27,11 @@ use self::saved::Journal;
 pub use self::types::{
     Fault, Forked, GcEvent, GcOptions, NodeInfo, NodeKind, Operation, Provisioning, SrParams, Usage,
 };
-use crate::BLOCK;
 use crate::cbt::CbtLog;
 use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::map::BlockMap;
+use crate::{BLOCK, SECTOR};
 
 /// The largest disk that a VHD can hold.
 const MAX_SIZE: u64 = 2040 << 30;
@@ -173,6 +173,35 @@ impl SrStore {
         node.size = size;
         if let Some(log) = &mut node.content_mut().log {
             log.grow(size);
+        }
+        self.commit(&mut state)?;
+        Ok(size)
+    }
+
+    /// Cuts a live disk to a smaller size, rounded up to 2 MiB; returns it. No toolstack does that; administrators do. What
+    /// lay behind the new end is lost, and reads as zeros when the disk grows again.
+    ///
+    /// # Errors
+    /// When the disk would grow, shares blocks with another node, or is read-only.
+    pub fn shrink(&self, id: Uuid, size: u64) -> Result<u64> {
+        let mut state = self.state_mut();
+        let size = rounded(id, size)?;
+        let node = state.writable(id, "shrink")?;
+        let refused = |why| Err(Error::BadSize { disk: id, size, why });
+        if size > node.size {
+            return refused("it is larger than the disk");
+        }
+        if node.parent.is_some() {
+            return refused("the disk shares blocks with its parent: collect the garbage first");
+        }
+        let node = state.node_mut(id)?;
+        node.size = size;
+        {
+            let mut content = node.content_mut();
+            content.map.cut(size / SECTOR);
+            if let Some(log) = &mut content.log {
+                log.cut(size);
+            }
         }
         self.commit(&mut state)?;
         Ok(size)

@@ -329,6 +329,16 @@ impl Written {
     }
 }
 
+/// Changes the size of a disk behind the toolstack's back, as an administrator on the host does.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskResize {
+    /// The VDI.
+    pub vdi: String,
+    /// Its new size in bytes, rounded up to 2 MiB; what lies behind it is lost.
+    pub size: u64,
+}
+
 /// Copies a disk's present content to a raw file (sparse).
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -398,7 +408,7 @@ pub enum Fault {
         #[serde(default)]
         times: u64,
     },
-    /// The call does its work late.
+    /// The call does its work late; of an `Async.` call, its task does.
     CallDelay {
         /// Method.
         method: String,

@@ -109,6 +109,7 @@ async fn carry_out(pool: &Arc<Running>, path: &str, body: &[u8]) -> Result<Json,
         "disk/write" => show(write(world, read(body)?).await),
         "disk/digest" => show(digest(world, &read::<Subject>(body)?.id).await),
         "disk/copy" => show(copy(world, &read(body)?).await),
+        "disk/resize" => show(resize(world, &read(body)?).await),
         "disk/break-cbt" => show(break_cbt(world, &read::<Subject>(body)?.id).await),
         "counters" => show(Ok(world.tally.show())),
         "counters/reset" => {
@@ -246,6 +247,26 @@ async fn copy(world: &Arc<World>, request: &DiskCopy) -> Outcome<Digest> {
     let disk = world.disk(&find(world, "VDI", &request.vdi)?)?;
     let path = PathBuf::from(&request.path);
     blocking(move || content::copy_to(&disk, &path)).await
+}
+
+async fn resize(world: &Arc<World>, request: &DiskResize) -> Outcome<()> {
+    let vdi = find(world, "VDI", &request.vdi)?;
+    let (disk, size) = (world.disk(&vdi)?, request.size);
+    let sr = world.read(|db| db.text("VDI", &vdi, "SR"));
+    // A disk can only be cut when nothing shares its blocks.
+    gc::collect(world, &sr, false).await?;
+    blocking(move || {
+        let (store, id) = (disk.store(), disk.id());
+        if size < disk.size()? {
+            store.shrink(id, size)?
+        } else {
+            store.resize(id, size)?
+        };
+        Ok(())
+    })
+    .await?;
+    disks::sync_sr(world, &sr);
+    Ok(())
 }
 
 async fn break_cbt(world: &Arc<World>, id: &str) -> Outcome<()> {

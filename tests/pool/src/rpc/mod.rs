@@ -6,6 +6,7 @@ mod generic;
 mod method;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value as Json;
 use tokio_util::sync::CancellationToken;
@@ -89,13 +90,16 @@ pub(crate) async fn dispatch(world: &Arc<World>, methods: &Arc<Methods>, host: u
     if let Some(cleared) = faults.hang {
         tokio::select! { () = cleared.cancelled() => {}, () = world.stop.cancelled() => {} }
     }
-    if let Some(delay) = faults.delay {
-        tokio::time::sleep(delay).await;
-    }
+    let delay = faults.delay.unwrap_or_default();
     let bare = name == "system.listMethods";
-    let outcome = match faults.error {
-        Some(failure) if !asynchronous => Err(failure),
-        error => carry_out(world, methods, host, &name, call, asynchronous, error).await,
+    let outcome = if asynchronous {
+        carry_out(world, methods, host, &name, call, Some(Late { delay, failure: faults.error })).await
+    } else {
+        tokio::time::sleep(delay).await;
+        match faults.error {
+            Some(failure) => Err(failure),
+            None => carry_out(world, methods, host, &name, call, None).await,
+        }
     };
     if let Err(failure) = &outcome {
         world.tally.failure(&failure.code);
@@ -116,15 +120,22 @@ fn alias(world: &World, name: &str) -> String {
     split.map_or_else(|| name.to_owned(), |(class, rest)| format!("{class}.{}", rest.trim_start_matches('_')))
 }
 
+/// What the task of an `Async.` call meets.
+#[derive(Debug, Default)]
+struct Late {
+    delay: Duration,
+    failure: Option<Failure>,
+}
+
 async fn carry_out(
     world: &Arc<World>,
     methods: &Arc<Methods>,
     host: usize,
     name: &str,
     call: RawCall,
-    asynchronous: bool,
-    injected: Option<Failure>,
+    late: Option<Late>,
 ) -> Outcome {
+    let asynchronous = late.is_some();
     if name == "system.listMethods" {
         return Ok(Value::set(names(world, methods)));
     }
@@ -167,11 +178,13 @@ async fn carry_out(
     drop(ended);
     match (operation, field) {
         (Some(operation), _) if asynchronous => {
+            let Late { delay, failure: injected } = late.unwrap_or_default();
             let here = cx.here().reference.clone();
             let task = world.create_task(&format!("Async.{name}"), "", &here, operation.cancellable);
             let cx = cx.in_task(&task);
             let (world, finished) = (Arc::clone(world), task.clone());
             tokio::spawn(async move {
+                tokio::time::sleep(delay).await;
                 let outcome = match injected {
                     Some(failure) => Err(failure),
                     None => (operation.run)(cx, args).await,
