@@ -1,5 +1,6 @@
 //! Tasks: the only truth about how a transfer or a long operation ended.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use coffer_runtime::retry::Policy;
@@ -193,6 +194,16 @@ impl Client {
         if let Err(error) = self.task_destroy(task).await {
             tracing::debug!(%task, %error, "a finished task is left to the server");
         }
+    }
+
+    /// The operations of a kind (`VM.snapshot`) that are under way, whoever began them.
+    ///
+    /// # Errors
+    /// As any call.
+    pub async fn operations_under_way(&self, method: &str) -> Result<BTreeSet<Ref<Task>>, Error> {
+        let pending = self.records_where::<Task>("field \"status\" = \"pending\"").await?;
+        let label = format!("Async.{method}");
+        Ok(pending.into_iter().filter(|(_, task)| task.name_label == label).map(|(task, _)| task).collect())
     }
 
     /// The record of a task; `None` when it is gone.

@@ -85,12 +85,12 @@ impl NbdExport {
 }
 
 impl Client {
-    /// Makes a disk.
+    /// Makes a disk. That can take a while: as a task it is seen by whoever has to wait for it after a crash.
     ///
     /// # Errors
-    /// As any call.
+    /// As any operation.
     pub async fn vdi_create(&self, disk: &NewVdi) -> Result<Ref<Vdi>, Error> {
-        self.make("VDI.create", vec![json!(disk)]).await
+        self.operation_ref("VDI.create", vec![json!(disk)]).await
     }
 
     /// Destroys a disk. That it is gone already is no error. See [`Client::vdi_destroy_when_free`].
