@@ -170,16 +170,13 @@ impl Objects {
     }
 
     fn open_with(&self, tool: &mut Tool, blob: &PackedBlob, sealed: &[u8], room: &mut [u8]) -> Result<(), Fault> {
-        let Tool { codec, room: scratch } = tool;
-        let scratch = scratch.get_mut(..sealed.len()).ok_or(Fault::Cut)?;
-        scratch.copy_from_slice(sealed);
-        let opened = self.key.open_in_place(scratch)?;
         if blob.uncompressed.is_some() {
-            codec.decompress(opened, room)?;
-        } else if opened.len() == room.len() {
-            room.copy_from_slice(opened);
+            let Tool { codec, room: scratch } = tool;
+            let packed = scratch.get_mut(..sealed.len().saturating_sub(OVERHEAD)).ok_or(Fault::Cut)?;
+            self.key.open_into(sealed, packed)?;
+            codec.decompress(packed, room)?;
         } else {
-            return Err(Fault::Size { found: opened.len() as u64, expected: room.len() as u64 });
+            self.key.open_into(sealed, room)?;
         }
         if sha256(room) == *blob.id.as_bytes() { Ok(()) } else { Err(Fault::Hash) }
     }

@@ -13,7 +13,7 @@ use coffer_xapi::{
 };
 use serde_json::json;
 use support::{End, Host, Script, Verdict};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 
 fn export() -> VdiExport {
     VdiExport {
@@ -300,7 +300,7 @@ async fn a_disk_is_written_though_the_answer_comes_first() {
     let host = Host::start().await;
     let body = data(5_000_000);
     let (_client, mut upload) = upload(&host, 5_000_000, take(SUCCESS)).await;
-    upload.write_all(&body[..2_500_000]).await.unwrap();
+    upload.send(Bytes::copy_from_slice(&body[..2_500_000])).await.unwrap();
     upload.send(Bytes::copy_from_slice(&body[2_500_000..])).await.unwrap();
     upload.finish().await.unwrap();
     let state = host.lock();
@@ -316,7 +316,7 @@ async fn an_upload_that_was_taken_whole_and_failed_is_an_error() {
     let host = Host::start().await;
     let failure = Verdict::Failure(&["SR_BACKEND_FAILURE_44", "", "There is insufficient space", ""]);
     let (_client, mut upload) = upload(&host, 1000, take(failure)).await;
-    upload.write_all(&data(1000)).await.unwrap();
+    upload.send(data(1000).into()).await.unwrap();
     let error = upload.finish().await.unwrap_err();
     assert!(error.is("SR_BACKEND_FAILURE_44") && error.advice().unwrap().contains("full"), "{error}");
     no_task_is_left(&host);
@@ -327,7 +327,7 @@ async fn how_the_connection_of_a_whole_upload_closes_does_not_matter() {
     let host = Host::start().await;
     let script = Script::Take { at_most: usize::MAX, end: End::Cut, verdict: SUCCESS };
     let (_client, mut upload) = upload(&host, 1000, script).await;
-    upload.write_all(&data(1000)).await.unwrap();
+    upload.send(data(1000).into()).await.unwrap();
     upload.finish().await.unwrap();
 }
 
@@ -363,7 +363,7 @@ async fn an_upload_of_another_length_than_announced_never_succeeds() {
     let host = Host::start().await;
     let whole = take(SUCCESS);
     let (_client, mut short) = upload(&host, 1000, whole.clone()).await;
-    short.write_all(&data(999)).await.unwrap();
+    short.send(data(999).into()).await.unwrap();
     let error = short.finish().await.unwrap_err();
     assert!(matches!(error, Error::Length { announced: 1000, written: 999, .. }), "{error}");
 
@@ -408,7 +408,7 @@ async fn an_upload_follows_one_redirect_before_it_sends_a_byte() {
     };
     let mut upload = client.import_vm(&vm).await.unwrap();
     assert_eq!(*upload.host(), supporter.endpoint);
-    upload.write_all(&data(1000)).await.unwrap();
+    upload.send(data(1000).into()).await.unwrap();
     let result = upload.finish().await.unwrap();
     assert_eq!(imported_vms(&result).unwrap(), [Ref::new("OpaqueRef:vm").unwrap()]);
     assert!(coordinator.lock().bodies == [data(1000)]);

@@ -27,7 +27,8 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    let rounds = rounds::play(arguments.size_mib << 20, arguments.rounds).await?;
-    let memory = rounds::peak_memory_of_many_disks(arguments.size_mib << 20, arguments.disks).await?;
-    report::print(&rounds, &memory)
+    let size = arguments.size_mib << 20;
+    let rounds = rounds::play(size, arguments.rounds).await?;
+    let memory = rounds::peak_memory_of_many_disks(size, arguments.disks).await?;
+    report::print(size, &rounds, &memory)
 }

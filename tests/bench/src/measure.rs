@@ -20,11 +20,11 @@ pub(crate) struct Cost {
     pub(crate) peak_bytes: u64,
 }
 
-/// Runs a command to its end, its output thrown away.
+/// Runs a command to its end. Give it a standard output of its own unless it is quiet.
 pub(crate) async fn command(command: &mut Command) -> Result<Cost> {
     let shown = format!("{:?}", command.as_std());
     let start = Instant::now();
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().with_context(|| shown.clone())?;
+    let mut child = command.stdin(Stdio::null()).spawn().with_context(|| shown.clone())?;
     let id = child.id().context("a child has an id")?;
     let mut cost = Cost::default();
     let status = loop {

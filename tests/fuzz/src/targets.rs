@@ -78,7 +78,7 @@ async fn vhd(kind: VhdKind) -> Result<Vec<u8>> {
     let mut content = RangeSet::new();
     content.insert(BLOCK..BLOCK + 4096);
     let plan = VhdPlan::from_ranges(3 * BLOCK, &content, kind)?;
-    let mut sink = VhdSink::new(Cursor::new(Vec::new()), plan, "seed");
+    let mut sink = VhdSink::new(Vec::new(), plan, "seed");
     let empty = |offset, len| match kind {
         VhdKind::Differencing => Extent::Unchanged { offset, len },
         _ => Extent::Zero { offset, len },
@@ -87,7 +87,7 @@ async fn vhd(kind: VhdKind) -> Result<Vec<u8>> {
     sink.accept(Extent::Data { offset: BLOCK, bytes: vec![7; 4096].into() }).await?;
     sink.accept(empty(BLOCK + 4096, 2 * BLOCK - 4096)).await?;
     sink.finish().await?;
-    let mut stream = sink.into_inner().into_inner();
+    let mut stream = sink.into_inner();
     // The head and the tail are what a parser can trip over; a short middle makes more inputs a second.
     stream.truncate(1 << 20);
     Ok(stream)

@@ -1,19 +1,38 @@
 //! A disk written as a VHD stream.
 
+use std::io;
+
 use super::format::{BLOCK_BYTES, FOOTER_BYTES, SECTOR, VhdKind, bitmap_bytes};
 use super::plan::VhdPlan;
 use crate::{Error, VhdError};
 use async_trait::async_trait;
 use bytes::Bytes;
-use coffer_extent::{Extent, ExtentError, ExtentSink};
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use coffer_extent::{Buffer, BufferPool, Extent, ExtentError, ExtentSink};
+
+/// Where a stream goes, piece by piece.
+#[async_trait]
+pub trait PieceWriter: Send {
+    /// Takes the next piece of the stream, whole, without copying it; waits while the other end is behind.
+    ///
+    /// # Errors
+    /// What the other end says. Nothing more can be written then.
+    async fn write(&mut self, piece: Bytes) -> io::Result<()>;
+}
+
+#[async_trait]
+impl PieceWriter for Vec<u8> {
+    async fn write(&mut self, piece: Bytes) -> io::Result<()> {
+        self.extend_from_slice(&piece);
+        Ok(())
+    }
+}
 
 /// Writes extents as the VHD stream that its [`VhdPlan`] announced, byte for byte as long.
 ///
 /// In a delta the sectors of data and of zero extents are marked present (they overwrite what the base holds), in a
-/// complete disk only those of data (a new disk reads as zeros anyway). The sink holds one block of memory of its own
-/// and never keeps a buffer of the pool. `finish` writes the trailing footer and flushes; closing the stream is for its
-/// owner. Calls that are dropped half-way spoil the sink, and it says so.
+/// complete disk only those of data (a new disk reads as zeros anyway). The sink holds a few blocks of memory of its own,
+/// used again and again, and never keeps a buffer of the pool. `finish` writes the trailing footer; closing the stream is
+/// for its owner. Calls that are dropped half-way spoil the sink, and it says so.
 #[derive(Debug)]
 pub struct VhdSink<W> {
     writer: W,
@@ -23,19 +42,22 @@ pub struct VhdSink<W> {
     position: u64,
     /// Place in the stream.
     written: u64,
-    /// Bitmap and content of the block at `position`.
-    block: Vec<u8>,
+    blocks: BufferPool,
+    /// Bitmap and content of the block at `position`, once a part of it is there. All before `position` is set.
+    block: Option<Buffer>,
     busy: bool,
 }
 
 const BITMAP_BYTES: usize = 512;
+/// One block that is being put together, two on their way.
+const BLOCKS_IN_MEMORY: usize = 3;
 
-impl<W: AsyncWrite + Unpin + Send> VhdSink<W> {
+impl<W: PieceWriter> VhdSink<W> {
     /// A sink that writes the stream of `plan` to `writer`; errors name `stream`.
     pub fn new(writer: W, plan: VhdPlan, stream: impl Into<String>) -> VhdSink<W> {
-        let footprint = bitmap_bytes(BLOCK_BYTES) + BLOCK_BYTES;
-        let block = vec![0; usize::try_from(footprint).expect("a block has 2 MiB")];
-        VhdSink { writer, plan, stream: stream.into(), position: 0, written: 0, block, busy: false }
+        let block = usize::try_from(bitmap_bytes(BLOCK_BYTES) + BLOCK_BYTES).expect("a block has 2 MiB");
+        let blocks = BufferPool::new(BLOCKS_IN_MEMORY * block, block);
+        VhdSink { writer, plan, stream: stream.into(), position: 0, written: 0, blocks, block: None, busy: false }
     }
 
     /// Gives back the writer, to be closed.
@@ -68,44 +90,52 @@ impl<W: AsyncWrite + Unpin + Send> VhdSink<W> {
         let (start, end) = (extent.offset(), extent.end());
         let planned = self.plan.holds(&(start..end));
         let dynamic = self.plan.kind() == VhdKind::Dynamic;
-        match extent {
+        let (bytes, is_present) = match extent {
             Extent::Unchanged { offset, .. } if dynamic => return Err(VhdError::UnexpectedUnchanged { offset }),
-            Extent::Data { bytes, .. } if planned => self.put_bytes(start, &bytes),
-            Extent::Zero { .. } if planned && !dynamic => self.mark(start, end),
-            Extent::Zero { .. } if dynamic => {}
-            Extent::Unchanged { .. } => {}
+            Extent::Data { bytes, .. } if planned => (Some(bytes), true),
+            Extent::Zero { .. } if planned => (None, !dynamic),
+            Extent::Unchanged { .. } => (None, false),
+            Extent::Zero { .. } if dynamic => (None, false),
             Extent::Data { .. } | Extent::Zero { .. } => {
                 return Err(VhdError::OutsidePlan { offset: start, len: end - start });
             }
-        }
+        };
         self.position = end;
-        if end == block_end && planned {
-            write(&mut self.writer, &mut self.written, &self.block).await?;
-            self.block.fill(0);
+        if !planned {
+            return Ok(());
         }
+        let mut block = self.open_block().await;
+        let within = in_block(start)..in_block(start) + usize::try_from(end - start).expect("inside one block");
+        let place = &mut block[BITMAP_BYTES..][within.clone()];
+        match bytes {
+            Some(bytes) => place.copy_from_slice(&bytes),
+            None => place.fill(0),
+        }
+        if is_present {
+            mark(&mut block[..BITMAP_BYTES], within.start, within.end);
+        }
+        if end == block_end {
+            block[BITMAP_BYTES + within.end..].fill(0);
+            let len = block.len();
+            return self.write(block.freeze(len)).await;
+        }
+        self.block = Some(block);
         Ok(())
     }
 
-    fn put_bytes(&mut self, start: u64, bytes: &Bytes) {
-        let within = usize::try_from(start % BLOCK_BYTES).expect("a block has 2 MiB") + BITMAP_BYTES;
-        self.block[within..within + bytes.len()].copy_from_slice(bytes);
-        self.mark(start, start + bytes.len() as u64);
-    }
-
-    /// Marks the sectors of `[start, end)` of the disk, which lie in the current block, as present.
-    fn mark(&mut self, start: u64, end: u64) {
-        let first = start % BLOCK_BYTES / SECTOR;
-        let count = (end - (start - start % SECTOR)).div_ceil(SECTOR);
-        for sector in first..first + count {
-            let at = usize::try_from(sector / 8).expect("a block has 4096 sectors");
-            self.block[at] |= 0x80 >> (sector % 8);
+    /// The block at `position`, or a new one with an empty bitmap; waits until the blocks before are on their way.
+    async fn open_block(&mut self) -> Buffer {
+        if let Some(block) = self.block.take() {
+            return block;
         }
+        let mut block = self.blocks.take().await;
+        block[..BITMAP_BYTES].fill(0);
+        block
     }
 
     async fn start(&mut self) -> Result<(), VhdError> {
         if self.written == 0 {
-            let head = self.plan.head();
-            write(&mut self.writer, &mut self.written, &head).await?;
+            self.write(self.plan.head().into()).await?;
         }
         Ok(())
     }
@@ -117,8 +147,14 @@ impl<W: AsyncWrite + Unpin + Send> VhdSink<W> {
         }
         self.start().await?;
         let footer: [u8; FOOTER_BYTES] = self.plan.footer();
-        write(&mut self.writer, &mut self.written, &footer).await?;
-        self.writer.flush().await.map_err(|source| VhdError::Io { position: self.written, source })
+        self.write(Bytes::copy_from_slice(&footer)).await
+    }
+
+    async fn write(&mut self, piece: Bytes) -> Result<(), VhdError> {
+        let len = piece.len() as u64;
+        self.writer.write(piece).await.map_err(|source| VhdError::Io { position: self.written, source })?;
+        self.written += len;
+        Ok(())
     }
 
     fn error(&self, source: VhdError) -> ExtentError {
@@ -133,14 +169,21 @@ impl<W: AsyncWrite + Unpin + Send> VhdSink<W> {
     }
 }
 
-async fn write<W: AsyncWrite + Unpin>(writer: &mut W, written: &mut u64, bytes: &[u8]) -> Result<(), VhdError> {
-    writer.write_all(bytes).await.map_err(|source| VhdError::Io { position: *written, source })?;
-    *written += bytes.len() as u64;
-    Ok(())
+/// Where a place on the disk stands in its block.
+fn in_block(offset: u64) -> usize {
+    usize::try_from(offset % BLOCK_BYTES).expect("a block has 2 MiB")
+}
+
+/// Marks the sectors of a part of a block as present.
+fn mark(bitmap: &mut [u8], start: usize, end: usize) {
+    const SECTOR_BYTES: usize = SECTOR as usize;
+    for sector in start / SECTOR_BYTES..end.div_ceil(SECTOR_BYTES) {
+        bitmap[sector / 8] |= 0x80 >> (sector % 8);
+    }
 }
 
 #[async_trait]
-impl<W: AsyncWrite + Unpin + Send> ExtentSink for VhdSink<W> {
+impl<W: PieceWriter> ExtentSink for VhdSink<W> {
     async fn accept(&mut self, extent: Extent) -> Result<(), ExtentError> {
         self.begin()?;
         self.take(extent).await.map_err(|source| self.error(source))?;

@@ -108,21 +108,45 @@ impl MasterKey {
     /// Opens in place and returns the plain bytes, a part of `sealed`. On failure `sealed` is of no use.
     pub(crate) fn open_in_place<'sealed>(&self, sealed: &'sealed mut [u8]) -> Result<&'sealed mut [u8], Fault> {
         let (iv, rest) = sealed.split_first_chunk_mut().ok_or(Fault::Cut)?;
-        let (text, mac) = rest.split_last_chunk_mut::<MAC_BYTES>().ok_or(Fault::Cut)?;
-        let (mut counter, mut poly) = self.begin(*iv);
+        let (text, mac) = rest.split_last_chunk_mut().ok_or(Fault::Cut)?;
+        self.open_text(*iv, text, mac, |_, _| {})?;
+        Ok(text)
+    }
+
+    /// Opens into `room`, which has exactly the length of the plain bytes. On failure what is in `room` is of no use.
+    pub(crate) fn open_into(&self, sealed: &[u8], room: &mut [u8]) -> Result<(), Fault> {
+        let (iv, rest) = sealed.split_first_chunk().ok_or(Fault::Cut)?;
+        let (text, mac) = rest.split_last_chunk().ok_or(Fault::Cut)?;
+        if text.len() != room.len() {
+            return Err(Fault::Size { found: text.len() as u64, expected: room.len() as u64 });
+        }
+        self.open_text(*iv, room, mac, |at, step| step.copy_from_slice(&text[at..at + step.len()]))
+    }
+
+    /// Fetches, authenticates and decrypts `text` step by step: one pass through the cache.
+    fn open_text(
+        &self,
+        iv: [u8; IV_BYTES],
+        text: &mut [u8],
+        mac: &[u8; MAC_BYTES],
+        fetch: impl Fn(usize, &mut [u8]),
+    ) -> Result<(), Fault> {
+        let (mut counter, mut poly) = self.begin(iv);
         let whole = text.len() - text.len() % STEP;
         let (steps, tail) = text.split_at_mut(whole);
-        for step in steps.chunks_exact_mut(STEP) {
+        for (number, step) in steps.chunks_exact_mut(STEP).enumerate() {
+            fetch(number * STEP, step);
             poly.update_padded(step);
             counter.apply(step);
         }
+        fetch(whole, tail);
         let expected = poly.compute_unpadded(tail);
         // No early exit: the time taken says nothing about the code.
-        if expected.iter().zip(&*mac).fold(0, |differs, (left, right)| differs | (left ^ right)) != 0 {
+        if expected.iter().zip(mac).fold(0, |differs, (left, right)| differs | (left ^ right)) != 0 {
             return Err(Fault::Authentication);
         }
         counter.apply(tail);
-        Ok(text)
+        Ok(())
     }
 
     fn begin(&self, iv: [u8; IV_BYTES]) -> (Counter, Poly1305) {
@@ -155,9 +179,14 @@ mod tests {
             prop_assert_eq!(sealed.len(), plain.len() + OVERHEAD);
             let mut opened = sealed.clone();
             prop_assert_eq!(&*key.open_in_place(&mut opened).unwrap(), &plain[..]);
+            let mut room = vec![0; plain.len()];
+            key.open_into(&sealed, &mut room).unwrap();
+            prop_assert_eq!(&room, &plain);
+            prop_assert!(key.open_into(&sealed, &mut vec![0; plain.len() + 1]).is_err());
             let mut damaged = sealed.clone();
             let bit = flip.index(sealed.len() * 8);
             damaged[bit / 8] ^= 1 << (bit % 8);
+            prop_assert!(key.open_into(&damaged, &mut room).is_err());
             prop_assert!(key.open_in_place(&mut damaged).is_err());
             prop_assert!(MasterKey::random().open_in_place(&mut sealed.clone()).is_err());
         }

@@ -1,8 +1,10 @@
 //! Disks going to a pool: as sparse VHD, or raw where a disk is too large for that.
 
+use std::io;
+
 use async_trait::async_trait;
 use bytes::Bytes;
-use coffer_disk::vhd::{VhdPlan, VhdSink};
+use coffer_disk::vhd::{PieceWriter, VhdPlan, VhdSink};
 use coffer_extent::{Extent, ExtentError, ExtentSink, StreamError};
 use coffer_xapi::Upload;
 
@@ -11,21 +13,31 @@ use super::export::pool_error;
 /// Zeros to be sent where a raw stream has a hole.
 static ZEROS: [u8; 256 * 1024] = [0; 256 * 1024];
 
+/// A stream on its way to a host.
+struct ToHost(Upload);
+
+#[async_trait]
+impl PieceWriter for ToHost {
+    async fn write(&mut self, piece: Bytes) -> io::Result<()> {
+        self.0.send(piece).await.map_err(io::Error::other)
+    }
+}
+
 /// A disk written as a VHD stream. It is finished only when the pool says so.
 pub(super) struct VhdImportSink {
-    sink: Option<VhdSink<Upload>>,
+    sink: Option<VhdSink<ToHost>>,
     label: String,
 }
 
 impl VhdImportSink {
     pub(super) fn new(upload: Upload, plan: VhdPlan, label: &str) -> Self {
-        Self { sink: Some(VhdSink::new(upload, plan, label)), label: label.to_owned() }
+        Self { sink: Some(VhdSink::new(ToHost(upload), plan, label)), label: label.to_owned() }
     }
 
     /// What the pool says about a stream that it stopped taking, rather than how that looks here.
     async fn reason(&mut self, error: ExtentError) -> ExtentError {
         match self.sink.take() {
-            Some(sink) => match sink.into_inner().finish().await {
+            Some(sink) => match sink.into_inner().0.finish().await {
                 Err(reason) => pool_error(&self.label, reason),
                 Ok(_) => error,
             },
@@ -54,7 +66,7 @@ impl ExtentSink for VhdImportSink {
             return Err(self.reason(error).await);
         }
         let Some(sink) = self.sink.take() else { return Err(self.over()) };
-        sink.into_inner().finish().await.map_err(|error| pool_error(&self.label, error))?;
+        sink.into_inner().0.finish().await.map_err(|error| pool_error(&self.label, error))?;
         Ok(())
     }
 }

@@ -235,7 +235,7 @@ impl AsyncRead for Download {
 }
 
 /// An error of a transfer where only one of input and output can be returned; it stays inside.
-pub(super) fn into_io(error: Error) -> io::Error {
+fn into_io(error: Error) -> io::Error {
     let kind = match &error {
         Error::Cut { .. } => io::ErrorKind::UnexpectedEof,
         Error::Stalled { .. } => io::ErrorKind::TimedOut,

@@ -1,20 +1,17 @@
 //! Data going to a host.
 
 use std::convert::Infallible;
-use std::io;
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::Request;
 use hyper::body::Frame;
-use tokio::io::AsyncWrite;
 use tokio::sync::mpsc;
 use tokio_util::sync::PollSender;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::download::{Patience, into_io};
+use super::download::Patience;
 use super::open::{Ticket, accepted, not_again, put_head};
 use crate::transport::{Body, Connection, transport, within};
 use crate::wire::XmlValue;
@@ -22,9 +19,6 @@ use crate::{Endpoint, Error, Ref};
 
 /// Pieces on their way to the connection.
 const PIECES: usize = 2;
-
-/// The largest piece that a write makes.
-const MAX_PIECE: usize = 1 << 20;
 
 /// A disk or a VM being written. That all bytes were taken proves nothing: [`Upload::finish`] does.
 ///
@@ -167,29 +161,6 @@ impl Upload {
         self.pieces.send_item(piece).map_err(|_| refusal(&self.ticket, self.written))?;
         self.written += length;
         Ok(())
-    }
-}
-
-impl AsyncWrite for Upload {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let taken = data.len().min(MAX_PIECE);
-        if taken == 0 {
-            return Poll::Ready(Ok(0));
-        }
-        this.check_length(taken).map_err(into_io)?;
-        ready!(this.poll_room(context)).map_err(into_io)?;
-        this.hand_over(Bytes::copy_from_slice(&data[..taken])).map_err(into_io)?;
-        Poll::Ready(Ok(taken))
-    }
-
-    /// Nothing to wait for: what was handed over is on its way, what the host does with it [`Upload::finish`] tells.
-    fn poll_flush(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
     }
 }
 
