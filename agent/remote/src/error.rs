@@ -46,6 +46,20 @@ pub enum Error {
     /// A name outside the alphabet of names.
     #[error("invalid object name")]
     Name(#[from] InvalidName),
+    /// The folder of the remote itself is not there.
+    #[error("{remote}: the folder is missing")]
+    FolderMissing {
+        /// The remote.
+        remote: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Where the remote was opened, another folder stands now.
+    #[error("{remote}: another folder stands there than when it was opened")]
+    FolderReplaced {
+        /// The remote.
+        remote: String,
+    },
     /// There is no such object.
     #[error("{remote}: {name} does not exist")]
     NotFound {
@@ -192,6 +206,7 @@ impl Error {
                     | io::ErrorKind::IsADirectory
                     | io::ErrorKind::Unsupported
             ),
+            Self::FolderMissing { .. } | Self::FolderReplaced { .. } => true,
             Self::Undecided { source, .. } => source.is_retryable(),
             _ => false,
         }
@@ -201,15 +216,17 @@ impl Error {
     pub fn advice(&self) -> &'static str {
         match self {
             Self::Name(_) => "rename the object to letters, digits, dots, dashes and underscores",
+            Self::FolderMissing { .. } => "is it mounted? mount it, or make the folder on the agent's machine",
+            Self::FolderReplaced { .. } => "is it mounted? look which file system is at the remote's path",
             Self::NotFound { .. } => {
-                "check the remote's path and that it is mounted; if an object was lost, run a check"
+                "check the remote's path and that it is mounted; if an object was lost, verify the restore points"
             }
             Self::AlreadyExists { .. } => "another writer was first; read what it published",
             Self::NoSpace { .. } => "free space on the remote or raise its quota, then prune or run again",
             Self::ReadOnly { .. } => "mount the remote read-write; a file system that turned read-only needs a check",
             Self::PermissionDenied { .. } => "give the agent's user read and write access to the whole remote",
             Self::TooLarge { .. } | Self::OutOfRange { .. } | Self::Damaged { .. } => {
-                "run a check of this remote; restore the object from another copy if there is one"
+                "verify the restore points; restore the object from another copy if there is one"
             }
             Self::Io { .. } => "see what the system said; check the disk or the network of the remote, then run again",
             Self::UnknownVersion { .. } => "use a newer version of this program with this remote",

@@ -1,8 +1,8 @@
 //! Remotes: where backups live, and how something is published there exactly once.
 //!
 //! This crate owns the trait [`Remote`], its kinds ([`LocalRemote`], [`MemoryRemote`]), the failure-injecting wrapper
-//! ([`FailingRemote`]), the commit record of a restore point ([`commit`]) and the marker that says which remote this is
-//! ([`marker`]). It never looks into what is stored: packs, indexes and snapshots are bytes under a name.
+//! ([`FailingRemote`]) and the commit record of a restore point ([`commit`]). It never looks into what is stored: packs,
+//! indexes and snapshots are bytes under a name. Which remote it is, is said by the repository on it.
 //!
 //! # Layout of a remote
 //!
@@ -10,7 +10,6 @@
 //! | --- | --- | --- |
 //! | `repository/` | a plain restic repository | coffer-repository |
 //! | `coffer/commits/<vm>/<task>.json` | verdicts, created once, never changed | [`commit`] |
-//! | `coffer/remote.json`, `coffer/fence/` | the identity of the remote, the highest token seen | [`marker`] |
 //! | `coffer/tmp/` | half-written files: never listed, swept | [`LocalRemote`] |
 //!
 //! # Invariants
@@ -23,7 +22,6 @@ pub mod commit;
 mod error;
 mod failing;
 mod local;
-pub mod marker;
 mod memory;
 mod name;
 mod presence;

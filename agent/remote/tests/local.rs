@@ -84,6 +84,7 @@ async fn write_without_end(root: &Path) -> ! {
 async fn only_what_nobody_will_finish_is_swept() {
     let folder = tempfile::tempdir().unwrap();
     let remote = LocalRemote::open(folder.path()).await.unwrap();
+    std::fs::create_dir_all(folder.path().join("coffer/tmp")).unwrap();
     let elsewhere = folder.path().join("coffer/tmp/another-machine.1.00ff");
     std::fs::write(&elsewhere, "half").unwrap();
     let swept = remote.sweep_temporary(Duration::from_secs(3600)).await.unwrap();
@@ -102,6 +103,43 @@ async fn a_missing_folder_is_not_made() {
     assert!(!missing.exists());
     std::fs::write(&missing, "a file").unwrap();
     assert!(LocalRemote::open(&missing).await.is_err());
+}
+
+/// Every operation, each of which must say why it does nothing.
+async fn refusals(remote: &LocalRemote) -> Vec<Error> {
+    vec![
+        remote.create(&name("a/two"), vec![Bytes::from_static(b"2")]).await.unwrap_err(),
+        remote.read(&name("a/one")).await.unwrap_err(),
+        remote.read_range(&name("a/one"), 0..1).await.unwrap_err(),
+        remote.stat(&name("a/one")).await.unwrap_err(),
+        remote.list(&name("a")).await.unwrap_err(),
+        remote.delete(&name("a/one")).await.unwrap_err(),
+        remote.space().await.unwrap_err(),
+        remote.sweep_temporary(Duration::ZERO).await.unwrap_err(),
+    ]
+}
+
+#[tokio::test]
+async fn another_folder_in_the_place_of_the_remote_is_not_touched_and_nothing_is_said_to_be_absent() {
+    let folder = tempfile::tempdir().unwrap();
+    let (root, away) = (folder.path().join("remote"), folder.path().join("away"));
+    std::fs::create_dir(&root).unwrap();
+    let remote = LocalRemote::open(&root).await.unwrap();
+    assert_eq!(std::fs::read_dir(&root).unwrap().count(), 0, "opening writes nothing");
+    remote.create(&name("a/one"), vec![Bytes::from_static(b"1")]).await.unwrap();
+    std::fs::rename(&root, &away).unwrap();
+    for error in refusals(&remote).await {
+        assert!(matches!(error, Error::FolderMissing { .. }) && error.is_retryable(), "{error:?}");
+        assert!(error.advice().contains("mounted"));
+    }
+    std::fs::create_dir(&root).unwrap();
+    for error in refusals(&remote).await {
+        assert!(matches!(error, Error::FolderReplaced { .. }) && error.is_retryable(), "{error:?}");
+    }
+    assert_eq!(std::fs::read_dir(&root).unwrap().count(), 0, "something was written into the wrong folder");
+    std::fs::remove_dir(&root).unwrap();
+    std::fs::rename(&away, &root).unwrap();
+    assert_eq!(remote.read(&name("a/one")).await.unwrap(), "1");
 }
 
 #[tokio::test]

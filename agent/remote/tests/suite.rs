@@ -7,7 +7,6 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use coffer_remote::commit::{self, CommitRecord, Decider, Decision, State, Verdict};
-use coffer_remote::marker::{self, Fence};
 use coffer_remote::{Error, FailingRemote, Fault, LocalRemote, MemoryRemote, ObjectName, Remote};
 use uuid::Uuid;
 
@@ -29,7 +28,6 @@ async fn suite(remote: Arc<dyn Remote>) {
     folders_are_listed_sorted_at_any_depth(&*remote).await;
     of_racing_creates_one_wins(&remote).await;
     tasks_are_decided_once(&remote).await;
-    a_remote_knows_itself_and_its_highest_token(&remote).await;
 }
 
 async fn absent_objects_are_said_to_be_absent(remote: &dyn Remote) {
@@ -150,24 +148,6 @@ async fn tasks_are_decided_once(remote: &Arc<dyn Remote>) {
     assert!(commit::list(&**remote, None).await.unwrap().len() >= 10);
 }
 
-async fn a_remote_knows_itself_and_its_highest_token(remote: &Arc<dyn Remote>) {
-    assert_eq!(marker::read(&**remote).await.unwrap(), None);
-    let tasks = (0..4).map(|_| {
-        let remote = remote.clone();
-        tokio::spawn(async move { marker::establish(&*remote).await.unwrap() })
-    });
-    let markers = futures_of(tasks).await;
-    assert!(markers.iter().all(|marker| *marker == markers[0]));
-    assert_eq!(marker::highest_fence(&**remote).await.unwrap(), None);
-    let fence = |incarnation, epoch| Fence { incarnation, epoch };
-    for (raised, highest) in [((1, 9), (1, 9)), ((1, 3), (1, 9)), ((2, 1), (2, 1)), ((1, 99), (2, 1)), ((2, 1), (2, 1))]
-    {
-        let seen = marker::raise_fence(&**remote, fence(raised.0, raised.1)).await.unwrap();
-        assert_eq!(seen, fence(highest.0, highest.1));
-        assert_eq!(marker::highest_fence(&**remote).await.unwrap(), Some(seen));
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_remote_in_memory_passes_the_suite() {
     suite(Arc::new(MemoryRemote::new())).await;
@@ -233,15 +213,6 @@ async fn records_of_a_newer_version_are_refused_not_ignored() {
     assert!(matches!(commit::read(&remote, vm, task).await, Err(Error::UnknownVersion { found: 2, .. })));
     let abort = CommitRecord::abort(vm, task, (1, 2));
     assert!(matches!(commit::decide(&remote, &abort, Decider::Recoverer).await, Err(Error::UnknownVersion { .. })));
-    remote.overwrite(
-        &name("coffer/remote.json"),
-        Bytes::from_static(
-            b"{\"version\":2,\"id\":\"00000000-0000-0000-0000-000000000000\",\"created\":\"2026-01-01T00:00:00Z\"}",
-        ),
-    );
-    assert!(matches!(marker::establish(&remote).await, Err(Error::UnknownVersion { .. })));
-    remote.overwrite(&name("coffer/remote.json"), Bytes::from_static(b"{"));
-    assert!(matches!(marker::establish(&remote).await, Err(Error::Damaged { .. })));
 }
 
 #[tokio::test]

@@ -55,6 +55,7 @@ impl Repository {
     pub async fn check(&self, level: CheckLevel) -> Result<CheckReport, Error> {
         let inner = &self.inner;
         let mut report = CheckReport::default();
+        self.confirm().await?;
         for (id, reason) in inner.index.refresh().await? {
             tracing::debug!(index = %id, reason, "damaged index");
             report.note(Error::damaged(index_name(&id), Fault::Malformed("it cannot be read")));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use coffer_extent::ExtentError;
 
 use crate::format::Fault;
-use crate::{BlobId, PackId, SnapshotId};
+use crate::{BlobId, PackId, RepositoryId, SnapshotId};
 
 /// A failed operation on a repository.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +19,22 @@ pub enum Error {
     NoRepository {
         /// The remote.
         remote: String,
+    },
+    /// A repository that is known is not there.
+    #[error("{remote} does not hold repository {wanted} any more: there is none")]
+    RepositoryGone {
+        /// The remote.
+        remote: String,
+        /// The repository that should be there.
+        wanted: RepositoryId,
+    },
+    /// Another repository stands where a known one should.
+    #[error("{remote} does not hold repository {wanted} but another one")]
+    OtherRepository {
+        /// The remote.
+        remote: String,
+        /// The repository that should be there.
+        wanted: RepositoryId,
     },
     /// There is one already.
     #[error("{remote} holds a repository already")]
@@ -151,6 +167,8 @@ impl Error {
             Self::Remote(error) => error.is_retryable(),
             Self::Unreadable { source, .. } => source.is_retryable(),
             Self::NotStored { source } => source.is_retryable(),
+            // The right disk may be mounted again.
+            Self::RepositoryGone { .. } | Self::OtherRepository { .. } => true,
             _ => false,
         }
     }
@@ -161,6 +179,9 @@ impl Error {
             Self::Remote(error) => error.advice(),
             Self::NotStored { source } => source.advice(),
             Self::Unreadable { source, .. } => source.advice(),
+            Self::RepositoryGone { .. } | Self::OtherRepository { .. } => {
+                "is it mounted? put the right file system or folder back at the remote's path; to begin anew, register another remote"
+            }
             Self::NoRepository { .. } => "make one, or check that the remote is mounted and is the right one",
             Self::RepositoryExists { .. } => "open it instead; to begin anew, use an empty folder",
             Self::ConfigLost { .. } => {

@@ -7,6 +7,8 @@
 //!
 //! - A listed snapshot *must* refer only to blobs that an index file on the remote lists, in packs that are there: packs are written before
 //!   index files, those before the snapshot, and a backup looks again at everything it reused before it is sealed.
+//! - Before a backup, a publication, a deletion, a prune, and whenever what is not found would mean something, the repository on the remote
+//!   *must* be [confirmed](Repository::confirm) to be the one that was opened.
 //! - Nothing is changed in place. Only prune removes anything but snapshots, and only what was marked a grace earlier.
 //! - Whatever is read is checked against its hash; bytes that do not fit are an error that names the object, and the disk and range.
 //! - Memory is bounded by [`RepositoryOptions`], whatever the size of disks, but for 48 bytes a blob of index and 32 bytes a chunk of each open
@@ -17,6 +19,7 @@ mod content;
 mod error;
 pub mod format;
 mod id;
+mod identity;
 mod index;
 mod lock;
 mod meta;

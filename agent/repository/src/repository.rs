@@ -192,8 +192,9 @@ impl Repository {
     /// Begins a backup. What the repository has by now will not be stored again.
     ///
     /// # Errors
-    /// [`Error::Remote`].
+    /// [`Error::RepositoryGone`], [`Error::OtherRepository`]; [`Error::Remote`].
     pub async fn begin_backup(&self, options: BackupOptions) -> Result<BackupSession, Error> {
+        self.confirm().await?;
         self.inner.index.refresh().await?;
         Ok(BackupSession::new(self.inner.clone(), options))
     }
@@ -201,8 +202,9 @@ impl Repository {
     /// Snapshots of ours, oldest first. Which of them are restore points is said by their commit records. Damaged ones are logged and left out.
     ///
     /// # Errors
-    /// [`Error::Remote`].
+    /// [`Error::RepositoryGone`], [`Error::OtherRepository`]; [`Error::Remote`].
     pub async fn points(&self) -> Result<Vec<PointInfo>, Error> {
+        self.confirm().await?;
         let listed = self.inner.list_snapshots().await?;
         for (id, error) in &listed.damaged {
             tracing::warn!(snapshot = %id, error = crate::index::describe(error), "a snapshot is damaged; run a check");
@@ -218,6 +220,7 @@ impl Repository {
     /// # Errors
     /// [`Error::Remote`] when there is none; [`Error::Damaged`], [`Error::BlobMissing`] or [`Error::PackMissing`] when its folders cannot be read.
     pub async fn point(&self, id: SnapshotId) -> Result<Point, Error> {
+        self.confirm().await?;
         let snapshot = self.inner.snapshot(id).await?;
         let info = info_of(id, &snapshot)?;
         self.inner.index.refresh().await?;
@@ -227,8 +230,9 @@ impl Repository {
     /// Removes a snapshot; to be repeated at will. What only it needed goes with later prunes.
     ///
     /// # Errors
-    /// [`Error::Remote`].
+    /// [`Error::RepositoryGone`], [`Error::OtherRepository`]; [`Error::Remote`].
     pub async fn forget(&self, id: SnapshotId) -> Result<(), Error> {
+        self.confirm().await?;
         self.inner.objects.remote.delete(&snapshot_name(&id)).await?;
         self.inner.snapshots.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
         Ok(())

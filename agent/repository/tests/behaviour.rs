@@ -418,3 +418,74 @@ async fn many_disks_share_one_pipeline_and_store_common_chunks_once() {
         assert!(read_extents(&point, path).await.unwrap() == disk);
     }
 }
+
+/// Swaps what a remote holds for `other`, keeping what it held.
+async fn swap(remote: &MemoryRemote, other: &MemoryRemote) -> MemoryRemote {
+    let before = remote.fork();
+    for info in remote.list(&ObjectName::new("repository").unwrap()).await.unwrap() {
+        remote.delete(&info.name).await.unwrap();
+    }
+    for info in other.list(&ObjectName::new("repository").unwrap()).await.unwrap() {
+        remote.overwrite(&info.name, other.read(&info.name).await.unwrap());
+    }
+    before
+}
+
+async fn everything(remote: &MemoryRemote) -> Vec<(ObjectName, u64)> {
+    let mut all = remote.list(&ObjectName::new("repository").unwrap()).await.unwrap();
+    all.extend(remote.list(&ObjectName::new("coffer").unwrap()).await.unwrap());
+    all.into_iter().map(|info| (info.name, info.size)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repository_that_is_gone_or_another_is_neither_written_to_nor_believed() {
+    let other = MemoryRemote::new();
+    let stranger = init(Arc::new(other.clone())).await;
+    backup(&stranger, 1, &noise(9, 3 * CHUNK)).await.unwrap();
+    for wrong in [MemoryRemote::new(), other] {
+        let is_gone = everything(&wrong).await.is_empty();
+        let expected = |error: &Error| {
+            assert!(error.is_retryable() && error.advice().contains("mounted"), "{error}");
+            match error {
+                Error::RepositoryGone { .. } => is_gone,
+                Error::OtherRepository { .. } => !is_gone,
+                _ => false,
+            }
+        };
+        let remote = MemoryRemote::new();
+        let repository = init(Arc::new(remote.clone())).await;
+        let point = backup(&repository, 1, &noise(1, 5 * CHUNK)).await.unwrap();
+        let session = repository.begin_backup(BackupOptions::default()).await.unwrap();
+        session.file("vm.json", Bytes::from_static(b"{}")).await.unwrap();
+        let sealed = session.seal(meta(2, None)).await.unwrap();
+        let plan = repository.plan_prune(prune_at_once()).await.unwrap();
+
+        let right = swap(&remote, &wrong).await;
+        let before = everything(&remote).await;
+        let secret = password();
+        let known = Repository::open_known(Arc::new(remote.clone()), &secret, options(), repository.id());
+        let refusals = [
+            known.await.unwrap_err(),
+            repository.begin_backup(BackupOptions::default()).await.unwrap_err(),
+            sealed.publish().await.unwrap_err(),
+            repository.points().await.unwrap_err(),
+            repository.point(point).await.unwrap_err(),
+            repository.forget(point).await.unwrap_err(),
+            repository.plan_prune(prune_at_once()).await.unwrap_err(),
+            repository.prune(plan).await.unwrap_err(),
+            repository.check(CheckLevel::Structure).await.unwrap_err(),
+        ];
+        for error in &refusals {
+            assert!(expected(error), "{error:?}");
+        }
+        assert_eq!(everything(&remote).await, before, "something was changed in the wrong place");
+
+        swap(&remote, &right).await;
+        repository.confirm().await.unwrap();
+        sealed.publish().await.unwrap();
+        let reopened = Repository::open_known(Arc::new(remote), &secret, options(), repository.id());
+        let reopened = reopened.await.unwrap();
+        assert_eq!(reopened.points().await.unwrap().len(), 2);
+        assert!(reopened.check(CheckLevel::ReadData).await.unwrap().is_clean());
+    }
+}

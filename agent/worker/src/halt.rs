@@ -46,6 +46,12 @@ impl Trouble {
         Self { message: format!("{what}: {}", self.message), ..self }
     }
 
+    /// The same, with other advice: for who knows more of the circumstances.
+    #[must_use]
+    pub(crate) fn advising(self, advice: impl Into<String>) -> Self {
+        Self { advice: advice.into(), ..self }
+    }
+
     pub(crate) fn reason(&self) -> &'static str {
         self.reason
     }
@@ -224,6 +230,8 @@ fn remote_reason(error: &coffer_remote::Error) -> &'static str {
         Error::NoSpace { .. } => "REMOTE_FULL",
         Error::ReadOnly { .. } => "REMOTE_READ_ONLY",
         Error::PermissionDenied { .. } => "REMOTE_PERMISSION_DENIED",
+        Error::FolderMissing { .. } => "REMOTE_FOLDER_MISSING",
+        Error::FolderReplaced { .. } => "REMOTE_REPLACED",
         Error::NotFound { .. } => "REMOTE_OBJECT_MISSING",
         Error::Damaged { .. } | Error::OutOfRange { .. } | Error::TooLarge { .. } => "REMOTE_DAMAGED",
         Error::UnknownVersion { .. } => "REMOTE_TOO_NEW",
@@ -237,7 +245,8 @@ fn repository_reason(error: &coffer_repository::Error) -> &'static str {
         Error::Remote(error) => remote_reason(error),
         Error::NotStored { source } => repository_reason(source),
         Error::Unreadable { source, .. } => repository_reason(source),
-        Error::NoRepository { .. } | Error::ConfigLost { .. } => "REPOSITORY_MISSING",
+        Error::NoRepository { .. } | Error::ConfigLost { .. } | Error::RepositoryGone { .. } => "REPOSITORY_MISSING",
+        Error::OtherRepository { .. } => "REPOSITORY_OTHER",
         Error::WrongPassword { .. } => "WRONG_PASSWORD",
         Error::Damaged { .. } | Error::BlobMissing { .. } | Error::PackMissing { .. } | Error::NoFile { .. } => {
             "REPOSITORY_DAMAGED"

@@ -4,6 +4,7 @@
 //! fsynced, before anybody is told that it exists. All blocking work happens on blocking threads.
 
 mod publish;
+mod root;
 mod sweep;
 
 use std::collections::HashSet;
@@ -19,6 +20,8 @@ use bytes::Bytes;
 
 use crate::{Capabilities, Error, MAX_WHOLE_READ, ObjectInfo, ObjectName, Operation, Remote, Space};
 
+use root::{Entered, Root};
+
 pub use sweep::Swept;
 
 /// Where files stand until they are published: on the same file system as all the rest.
@@ -32,29 +35,26 @@ pub struct LocalRemote {
 
 #[derive(Debug)]
 struct Inner {
-    root: PathBuf,
+    root: Root,
     name: String,
     /// Prefix of the temporary files of this process.
     owner: String,
-    /// Folders whose entries, up to the root, this process has made durable.
+    /// Folders below the root whose entries, up to the root, this process has made durable.
     durable: Mutex<HashSet<PathBuf>>,
 }
 
 impl LocalRemote {
     /// Opens the remote in the folder `root`, which must exist: a missing one is more likely an unmounted disk than a new
-    /// remote.
+    /// remote. Writes nothing. From now on every operation works in this very folder or fails with
+    /// [`Error::FolderMissing`] or [`Error::FolderReplaced`].
     ///
     /// # Errors
-    /// When `root` is not a folder, or the folder for temporary files cannot be made in it.
+    /// When `root` is not a folder.
     pub async fn open(root: impl Into<PathBuf>) -> Result<Self, Error> {
-        let root = root.into();
+        let path = root.into();
         blocking(move || {
-            let name = format!("local {}", root.display());
-            let failed = |source| Error::io(&name, Operation::Open, root.display(), source);
-            if !fs::metadata(&root).map_err(failed)?.is_dir() {
-                return Err(failed(io::Error::from(io::ErrorKind::NotADirectory)));
-            }
-            fs::create_dir_all(root.join(TEMPORARY)).map_err(failed)?;
+            let name = format!("local {}", path.display());
+            let root = Root::open(&name, path)?;
             let inner = Inner { name, root, owner: sweep::owner(), durable: Mutex::default() };
             Ok(Self { inner: Arc::new(inner) })
         })
@@ -63,7 +63,7 @@ impl LocalRemote {
 
     /// The folder.
     pub fn root(&self) -> &Path {
-        &self.inner.root
+        self.inner.root.path()
     }
 
     /// Removes temporary files that nobody will publish: those of processes of this machine that are gone, and those of
@@ -97,8 +97,8 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 }
 
 impl Inner {
-    fn path(&self, name: &ObjectName) -> PathBuf {
-        self.root.join(name.as_str())
+    fn enter(&self) -> Result<Entered, Error> {
+        self.root.enter(&self.name)
     }
 
     fn failed(&self, operation: Operation, name: &ObjectName, source: io::Error) -> Error {
@@ -109,8 +109,9 @@ impl Inner {
     }
 
     fn open_file(&self, operation: Operation, name: &ObjectName) -> Result<(File, u64), Error> {
+        let root = self.enter()?;
         let open = || {
-            let file = File::open(self.path(name))?;
+            let file = File::open(root.path(name.as_str()))?;
             let metadata = file.metadata()?;
             if !metadata.is_file() {
                 return Err(io::Error::from(io::ErrorKind::NotFound));
@@ -161,11 +162,12 @@ impl Inner {
 
     /// Walks the folder. What cannot have been published by a remote (other spellings, hidden files, links) is passed over.
     fn list(&self, prefix: &ObjectName) -> Result<Vec<ObjectInfo>, Error> {
+        let root = self.enter()?;
         let mut found = Vec::new();
         let mut folders = vec![prefix.clone()];
         while let Some(folder) = folders.pop() {
             let failed = |error| Error::io(&self.name, Operation::List, &folder, error);
-            let entries = match fs::read_dir(self.path(&folder)) {
+            let entries = match fs::read_dir(root.path(folder.as_str())) {
                 Ok(entries) => entries,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(failed(error)),
@@ -195,19 +197,20 @@ impl Inner {
     }
 
     fn delete(&self, name: &ObjectName) -> Result<(), Error> {
-        let path = self.path(name);
+        let root = self.enter()?;
+        let path = root.path(name.as_str());
         match fs::remove_file(&path) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(Error::io(&self.name, Operation::Delete, name, error)),
         }
-        let folder = path.parent().unwrap_or(&self.root);
-        publish::sync_folder(folder).map_err(|error| Error::io(&self.name, Operation::Delete, name, error))
+        publish::sync_folder(path.parent().unwrap_or(&path))
+            .map_err(|error| Error::io(&self.name, Operation::Delete, name, error))
     }
 
     fn space(&self) -> Result<Space, Error> {
-        let stat = rustix::fs::statvfs(&self.root)
-            .map_err(|error| Error::io(&self.name, Operation::Space, self.root.display(), error.into()))?;
+        let stat = rustix::fs::statvfs(self.enter()?.path(""))
+            .map_err(|error| Error::io(&self.name, Operation::Space, self.root.path().display(), error.into()))?;
         Ok(Space {
             total: stat.f_blocks.saturating_mul(stat.f_frsize),
             available: stat.f_bavail.saturating_mul(stat.f_frsize),

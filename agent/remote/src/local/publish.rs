@@ -13,7 +13,7 @@ use bytes::Bytes;
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 
-use super::{Inner, TEMPORARY, sweep};
+use super::{Entered, Inner, TEMPORARY, sweep};
 use crate::{Error, ObjectName, Operation};
 
 /// Parts written by one call.
@@ -21,31 +21,33 @@ const PARTS_AT_ONCE: usize = 256;
 
 impl Inner {
     pub(super) fn create(&self, name: &ObjectName, body: &[Bytes]) -> Result<(), Error> {
-        let target = self.path(name);
+        let root = self.enter()?;
+        let target = root.path(name.as_str());
         let taken = || Error::AlreadyExists { remote: self.name.clone(), name: name.clone() };
         let failed = |error| Error::io(&self.name, Operation::Create, name, error);
         // Spares the writing only: the rename below decides.
         if fs::symlink_metadata(&target).is_ok() {
             return Err(taken());
         }
-        let folder = target.parent().unwrap_or(&self.root);
-        self.make_durable_folder(folder).map_err(failed)?;
-        let aside = self.write_aside(body).map_err(failed)?;
+        let folder = Path::new(name.as_str()).parent().unwrap_or(Path::new(""));
+        self.make_durable_folder(&root, folder).map_err(failed)?;
+        let aside = self.write_aside(&root, body).map_err(failed)?;
         match aside.publish(&target) {
-            Ok(()) => sync_folder(folder).map_err(failed),
+            Ok(()) => sync_folder(&root.path(folder)).map_err(failed),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(taken()),
             Err(error) => Err(failed(error)),
         }
     }
 
-    fn write_aside(&self, body: &[Bytes]) -> io::Result<Aside> {
-        let path = self.root.join(TEMPORARY).join(sweep::file_name(&self.owner));
+    fn write_aside(&self, root: &Entered, body: &[Bytes]) -> io::Result<Aside> {
+        let folder = root.path(TEMPORARY);
+        let path = folder.join(sweep::file_name(&self.owner));
         let mut options = OpenOptions::new();
         options.write(true).create_new(true).mode(0o600);
         let file = match options.open(&path) {
-            // Somebody tidied up: the folder is part of the layout, not of anybody's data.
+            // The first object, or somebody tidied up: the folder is part of the layout, not of anybody's data.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                fs::create_dir_all(self.root.join(TEMPORARY))?;
+                fs::create_dir_all(folder)?;
                 options.open(&path)?
             }
             opened => opened?,
@@ -56,18 +58,18 @@ impl Inner {
         Ok(aside)
     }
 
-    /// Makes `folder` and its parents up to the root, and their entries durable: once for each folder and process, whoever
+    /// Makes `folder` below the root and its parents, and their entries durable: once for each folder and process, whoever
     /// made it, since its maker may have died before its own fsync.
-    fn make_durable_folder(&self, folder: &Path) -> io::Result<()> {
+    fn make_durable_folder(&self, root: &Entered, folder: &Path) -> io::Result<()> {
         let known = |folder: &Path| self.durable.lock().unwrap_or_else(PoisonError::into_inner).contains(folder);
-        if folder == self.root || (known(folder) && folder.is_dir()) {
+        let Some(parent) = folder.parent() else { return Ok(()) };
+        if known(folder) && root.path(folder).is_dir() {
             return Ok(());
         }
-        let parent = folder.parent().unwrap_or(&self.root);
-        self.make_durable_folder(parent)?;
-        match fs::create_dir(folder) {
+        self.make_durable_folder(root, parent)?;
+        match fs::create_dir(root.path(folder)) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => sync_folder(parent)?,
+            _ => sync_folder(&root.path(parent))?,
         }
         self.durable.lock().unwrap_or_else(PoisonError::into_inner).insert(folder.to_owned());
         Ok(())

@@ -61,10 +61,11 @@ fn writer(file_name: &str, machine: &str, is_alive: impl Fn(u32) -> bool) -> Wri
 impl Inner {
     pub(super) fn sweep(&self, age: Duration) -> Result<Swept, Error> {
         let failed = |error| Error::io(&self.name, Operation::Delete, TEMPORARY, error);
+        let root = self.enter()?;
         let machine = machine();
         let is_alive = |process: u32| Path::new("/proc").join(process.to_string()).exists();
         let mut swept = Swept::default();
-        let entries = match fs::read_dir(self.root.join(TEMPORARY)) {
+        let entries = match fs::read_dir(root.path(TEMPORARY)) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(swept),
             Err(error) => return Err(failed(error)),

@@ -51,6 +51,7 @@ impl Repository {
     pub async fn prune(&self, plan: PrunePlan) -> Result<PruneReport, Error> {
         let inner = &self.inner;
         let mut report = PruneReport::default();
+        self.confirm().await?;
         rescue_needed(&*inner.objects.remote, &plan.rescue).await?;
         repack(inner, &plan).await?;
         report.repacked_packs = plan.repack.len() as u64;

@@ -82,6 +82,7 @@ impl Repository {
         let inner = &self.inner;
         let made = Timestamp::now();
         let refused = |found: String| Error::PruneRefused { found };
+        self.confirm().await?;
         // Packs before indexes before snapshots: what a backup writes meanwhile is seen from its later end.
         let listed = inner.objects.remote.list(&name("data")).await?;
         let on_remote: HashMap<PackId, u64> = ids(&listed).map(|(id, info)| (id, info.size)).collect();

@@ -11,13 +11,13 @@ use super::{BackupSession, Entry};
 use crate::format::{BlobKind, Snapshot};
 use crate::meta::{TAG, VM_TAG};
 use crate::objects::{BlobKey, blocking, ids, name, pack_name, snapshot_name};
-use crate::repository::Inner;
+use crate::repository::{Inner, Repository};
 use crate::{BlobId, Error, FileContent, PackId, SnapshotId, SnapshotMeta, prune};
 
 /// A backup of which all is durable but the snapshot file.
 #[derive(Debug)]
 pub struct SealedPoint {
-    inner: Arc<Inner>,
+    repository: Repository,
     id: SnapshotId,
     tree: BlobId,
     file: Bytes,
@@ -39,12 +39,14 @@ impl SealedPoint {
     /// Writes the snapshot file. May be repeated.
     ///
     /// # Errors
-    /// [`Error::Remote`]; the snapshot then may be there or not. [`Error::PackMissing`] when so much time has passed since the seal that its data is
+    /// [`Error::RepositoryGone`], [`Error::OtherRepository`]: nothing was written. [`Error::Remote`]; the snapshot then may be there or not. [`Error::PackMissing`] when so much time has passed since the seal that its data is
     /// about to be deleted: the point must then be given up.
     pub async fn publish(&self) -> Result<(), Error> {
-        self.inner.objects.publish_unpacked(&snapshot_name(&self.id), self.file.clone()).await?;
+        self.repository.confirm().await?;
+        let objects = &self.repository.inner.objects;
+        objects.publish_unpacked(&snapshot_name(&self.id), self.file.clone()).await?;
         // A prune that did not see the snapshot may have marked its packs since the seal.
-        prune::rescue(&*self.inner.objects.remote, &self.packs).await
+        prune::rescue(&*objects.remote, &self.packs).await
     }
 }
 
@@ -74,7 +76,8 @@ impl BackupSession {
         shared.check()?;
         let plain = Snapshot { tree, ..snapshot }.encode().map_err(|fault| Error::damaged("a new snapshot", fault))?;
         let (id, file) = inner.objects.seal_unpacked(&plain);
-        Ok(SealedPoint { inner: inner.clone(), id: SnapshotId(id), tree, file, packs })
+        let repository = Repository { inner: inner.clone() };
+        Ok(SealedPoint { repository, id: SnapshotId(id), tree, file, packs })
     }
 }
 

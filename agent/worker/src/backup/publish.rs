@@ -28,6 +28,7 @@ pub(super) async fn publish(task: &Task, subject: &Subject, sealed: Sealed) -> O
     let (vm, by) = (subject.vm, task.name.task.uuid());
     // The id of a snapshot is the SHA-256 of its file.
     let record = CommitRecord::commit(vm, by, (incarnation, task.epoch), id.to_string(), id.to_string());
+    subject.remote.repository.confirm().await?;
     task.authority.full().await;
     let decision = commit::decide(&*subject.remote.remote, &record, decider(task)).await?;
     let winner = decision.record().clone();
@@ -57,6 +58,8 @@ pub(super) enum Published {
 
 /// Looks whether an attempt of this task has published; publications that this decides about are settled.
 pub(super) async fn look(task: &Task, subject: &Subject) -> Outcome<Published> {
+    // In another folder no record would say nothing.
+    subject.remote.repository.confirm().await?;
     let state = commit::read(&*subject.remote.remote, subject.vm, task.name.task.uuid()).await?;
     let State::Decided(record) = state else { return Ok(Published::NotYet) };
     let (Verdict::Commit, Some(snapshot)) = (record.verdict, &record.snapshot) else {
@@ -83,6 +86,7 @@ pub(super) fn given_up(subject: &Subject) -> Halt {
 /// be one.
 pub(super) async fn give_up(task: &Task, subject: &Subject) -> Outcome<()> {
     let abort = CommitRecord::abort(subject.vm, task.name.task.uuid(), (0, task.epoch));
+    subject.remote.repository.confirm().await?;
     task.authority.full().await;
     let decision = commit::decide(&*subject.remote.remote, &abort, Decider::Recoverer).await?;
     let settled = settle_against(task, &subject.remote, decision.record()).await?;

@@ -89,7 +89,7 @@ impl ConfiguredPlaces {
         reconfigure(
             &mut self.pools(),
             pools,
-            same_pool,
+            |wanted, place| same_pool(wanted, &place.access),
             |id| reports.forget_pool(&id.name()),
             |id, access, standing, stop| {
                 tokio::spawn(pools::keep(id, access, self.surroundings.clone(), standing, stop))
@@ -98,7 +98,7 @@ impl ConfiguredPlaces {
         reconfigure(
             &mut self.remotes(),
             remotes,
-            PartialEq::eq,
+            same_remote,
             |id| reports.forget_remote(&id.name()),
             |id, access, standing, stop| tokio::spawn(remotes::keep(id, access, reports.clone(), standing, stop)),
         );
@@ -225,16 +225,27 @@ fn same_pool(one: &PoolAccess, other: &PoolAccess) -> bool {
     without(one) == without(other)
 }
 
+/// Whether a remote is to be kept as before. What the controllers have learnt from this agent, it knows.
+fn same_remote(wanted: &RemoteAccess, place: &Place<RemoteAccess, OpenRemote>) -> bool {
+    let open = match &*place.standing.borrow() {
+        Standing::Usable(open) => open.repository.id().to_string(),
+        Standing::Unknown | Standing::Unusable(_) => String::new(),
+    };
+    let is_learnt = place.access.repository_id.is_empty() && open == wanted.repository_id;
+    let known = if is_learnt { &wanted.repository_id } else { &place.access.repository_id };
+    *wanted == RemoteAccess { repository_id: known.clone(), ..place.access.clone() }
+}
+
 /// Ends what is not wanted any more or wanted differently, and begins what is new.
 fn reconfigure<I: Ord + Clone, A: Clone, T>(
     places: &mut BTreeMap<I, Place<A, T>>,
     wanted: BTreeMap<I, A>,
-    same: impl Fn(&A, &A) -> bool,
+    same: impl Fn(&A, &Place<A, T>) -> bool,
     forget: impl Fn(&I),
     keep: impl Fn(I, A, watch::Sender<Standing<T>>, CancellationToken) -> JoinHandle<()>,
 ) {
     places.retain(|id, place| {
-        let stays = wanted.get(id).is_some_and(|wanted| same(wanted, &place.access));
+        let stays = wanted.get(id).is_some_and(|wanted| same(wanted, place));
         if !stays {
             place.stop.cancel();
             forget(id);
@@ -281,7 +292,7 @@ mod tests {
             reconfigure(
                 &mut places,
                 wanted,
-                PartialEq::eq,
+                |wanted, place| *wanted == place.access,
                 |id: &String| forgotten.lock().unwrap().push(id.clone()),
                 |id, _, _, stop| {
                     begun.lock().unwrap().push(id);

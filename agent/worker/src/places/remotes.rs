@@ -1,4 +1,7 @@
-//! One remote: its folder opened, its repository opened or made, its room looked at.
+//! One remote: its folder opened, its repository opened or made, its room and its identity looked at.
+//!
+//! A repository is made only where nobody knows of one: as soon as this agent or the controllers know the repository's id,
+//! a folder that does not hold that very one is a disk that is not mounted, and nothing is written there.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,7 +11,7 @@ use coffer_model::RemoteId;
 use coffer_model::names::Named;
 use coffer_proto::v1::{RemoteAccess, RemoteReport};
 use coffer_remote::{LocalRemote, Remote, Space};
-use coffer_repository::{DEFAULT_CHUNK_BYTES, Repository, RepositoryOptions};
+use coffer_repository::{DEFAULT_CHUNK_BYTES, Error, Repository, RepositoryId, RepositoryOptions};
 use secrecy::SecretString;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -18,15 +21,15 @@ use crate::halt::Trouble;
 use crate::sync::reports::Reports;
 use crate::task::OpenRemote;
 
-/// How often the room on a remote is looked at.
-const LOOK: Duration = Duration::from_secs(30);
+/// How often a remote is looked at: whether it is still the one, and how much room there is.
+const LOOK: Duration = Duration::from_secs(10);
 /// Temporary files of other machines that are older than this belong to nobody.
 const ABANDONED: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Keeps a remote open until `stop`.
 pub(super) async fn keep(
     id: RemoteId,
-    access: RemoteAccess,
+    mut access: RemoteAccess,
     reports: Reports,
     standing: watch::Sender<Standing<OpenRemote>>,
     stop: CancellationToken,
@@ -43,12 +46,13 @@ pub(super) async fn keep(
             let trouble = match open(&id, &access).await {
                 Ok((open, mut space)) => {
                     delays.reset();
+                    access.repository_id = open.repository.id().to_string();
                     tracing::info!(remote = %id, repository = %open.repository.id(), "remote is ready");
                     standing.send_replace(Standing::Usable(open.clone()));
                     loop {
                         report(ready(&open, space));
                         tokio::time::sleep(LOOK).await;
-                        match look(&access, &*open.remote).await {
+                        match look(&access, &open).await {
                             Ok(now) => space = now,
                             Err(trouble) => break trouble,
                         }
@@ -78,10 +82,7 @@ fn ready(open: &OpenRemote, space: Option<Space>) -> RemoteReport {
 async fn open(id: &RemoteId, access: &RemoteAccess) -> Result<(OpenRemote, Option<Space>), Trouble> {
     there(access).await?;
     let local = LocalRemote::open(&access.local_path).await?;
-    if let Err(error) = local.sweep_temporary(ABANDONED).await {
-        tracing::warn!(remote = %id, %error, "temporary files could not be removed");
-    }
-    let remote: Arc<dyn Remote> = Arc::new(local);
+    let remote: Arc<dyn Remote> = Arc::new(local.clone());
     let space = remote.space().await?;
     let chunk_bytes = match usize::try_from(access.chunk_size_bytes) {
         Ok(bytes) if bytes > 0 => bytes,
@@ -89,14 +90,42 @@ async fn open(id: &RemoteId, access: &RemoteAccess) -> Result<(OpenRemote, Optio
     };
     let options = RepositoryOptions { chunk_bytes, ..RepositoryOptions::default() };
     let password = SecretString::from(access.password.as_str());
-    let repository = Repository::open_or_init(Arc::clone(&remote), &password, options).await?;
+    let repository = match known(access)? {
+        None => Repository::open_or_init(Arc::clone(&remote), &password, options).await?,
+        Some(wanted) => match Repository::open_known(Arc::clone(&remote), &password, options, wanted).await {
+            Err(error @ Error::WrongPassword { .. }) => return Err(another_or_wrong_password(error)),
+            opened => opened?,
+        },
+    };
+    if let Err(error) = local.sweep_temporary(ABANDONED).await {
+        tracing::warn!(remote = %id, %error, "temporary files could not be removed");
+    }
     Ok((OpenRemote { id: id.clone(), remote, repository }, space))
 }
 
-/// The room left, if the remote is still there.
-async fn look(access: &RemoteAccess, remote: &dyn Remote) -> Result<Option<Space>, Trouble> {
+/// The repository that is known to be there; `None` when nobody knows of one yet.
+fn known(access: &RemoteAccess) -> Result<Option<RepositoryId>, Trouble> {
+    let unreadable = |_| {
+        Trouble::new(
+            "BAD_REQUEST",
+            format!("{:?} is not the id of a repository", access.repository_id),
+            "report this as a fault of the program",
+        )
+    };
+    if access.repository_id.is_empty() { Ok(None) } else { access.repository_id.parse().map(Some).map_err(unreadable) }
+}
+
+/// Keys of another repository are opened by another password.
+fn another_or_wrong_password(error: Error) -> Trouble {
+    let advice = "is the right file system mounted? if it is, give the password of this repository";
+    Trouble::from(error).advising(advice).passing()
+}
+
+/// The room left, if the remote is still there and still the same.
+async fn look(access: &RemoteAccess, open: &OpenRemote) -> Result<Option<Space>, Trouble> {
     there(access).await?;
-    Ok(remote.space().await?)
+    open.repository.confirm().await?;
+    Ok(open.remote.space().await?)
 }
 
 /// A missing folder is more likely a disk that is not mounted than a wish for a new one.
@@ -115,7 +144,7 @@ async fn there(access: &RemoteAccess) -> Result<(), Trouble> {
         Ok(_) => Err(missing(format!("{} is not a folder", path.display()), "give the remote the path of a folder")),
         Err(error) => Err(missing(
             format!("the folder {} cannot be used: {error}", path.display()),
-            "mount the file system or make the folder on the agent's machine",
+            "is it mounted? mount the file system, or make the folder on the agent's machine",
         )),
     }
 }
@@ -130,7 +159,43 @@ mod tests {
             local_path: path.display().to_string(),
             password: password.into(),
             chunk_size_bytes: 1 << 20,
+            repository_id: String::new(),
         }
+    }
+
+    fn files(folder: &Path) -> usize {
+        std::fs::read_dir(folder).unwrap().count()
+    }
+
+    #[tokio::test]
+    async fn where_a_repository_is_known_none_is_made_and_no_other_is_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mount, other) = (folder.path().join("mount"), folder.path().join("other"));
+        for path in [&mount, &other] {
+            std::fs::create_dir(path).unwrap();
+        }
+        let id: RemoteId = "nas".parse().unwrap();
+        let (other_open, _) = open(&id, &access(&other, "p")).await.unwrap();
+        let before = files(&other);
+        let known = |path: &Path, password: &str| RemoteAccess {
+            repository_id: "0123456789abcdef".repeat(4),
+            ..access(path, password)
+        };
+        for (path, password, reason) in
+            [(&mount, "p", "REPOSITORY_MISSING"), (&other, "p", "REPOSITORY_OTHER"), (&other, "q", "WRONG_PASSWORD")]
+        {
+            let trouble = open(&id, &known(path, password)).await.unwrap_err();
+            assert_eq!((trouble.reason(), trouble.is_retryable()), (reason, true));
+            assert!(trouble.to_problem().advice.contains("mounted"), "{:?}", trouble.to_problem());
+        }
+        assert_eq!((files(&mount), files(&other)), (0, before), "something was written into the wrong folder");
+        let right = RemoteAccess { repository_id: other_open.repository.id().to_string(), ..access(&other, "p") };
+        let (again, _) = open(&id, &right).await.unwrap();
+        look(&right, &again).await.unwrap();
+        std::fs::rename(&other, folder.path().join("away")).unwrap();
+        std::fs::create_dir(&other).unwrap();
+        assert_eq!(look(&right, &again).await.unwrap_err().reason(), "REMOTE_REPLACED");
+        assert_eq!(files(&other), 0, "looking writes nothing");
     }
 
     #[tokio::test]

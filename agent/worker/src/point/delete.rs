@@ -15,6 +15,7 @@ pub(crate) async fn delete(task: &Task, point: &PointSpec) -> Outcome<()> {
     let remote = task.places.remote(&RemoteId::from_name(&point.remote).map_err(bad_request)?)?;
     let id = snapshot_id(&point.snapshot_id)?;
     task.authority.full().await;
+    // Asks first whether this is the repository: in another one nothing to delete would look like deleted.
     remote.repository.forget(id).await?;
     Ok(())
 }

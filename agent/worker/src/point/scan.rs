@@ -31,6 +31,8 @@ pub(crate) async fn scan(task: &Task, spec: &RemoteSpec) -> Outcome<TaskSuccess>
                 Err(halt) => return Err(halt),
             }
         }
+        // What was not found in another folder is not gone.
+        remote.repository.confirm().await?;
         let found = points.len();
         let corrected = task.journal.report_catalogue(&remote.id, points).await?;
         let message = format!(

@@ -5,6 +5,7 @@ pub mod archive;
 pub mod cancel;
 pub mod dispatch;
 pub mod finish;
+pub mod identity;
 pub mod plan;
 pub mod retention;
 pub mod session;

@@ -116,7 +116,7 @@ pub struct RemoteStateRecord {
     pub size_bytes: u64,
     /// Free, bytes; 0 when unknown.
     pub free_bytes: u64,
-    /// The repository's id.
+    /// The repository's id, as it was when the remote was first ready; empty until then. It never changes.
     pub repository_id: String,
     /// When that was reported.
     pub time: Option<Timestamp>,

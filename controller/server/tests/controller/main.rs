@@ -164,3 +164,60 @@ async fn the_address_file_lives_as_long_as_the_controller() {
     world.controller.shutdown().await.unwrap();
     assert!(!path.exists());
 }
+
+fn holds(remote: &str, repository: &str) -> v1::RemoteReport {
+    let (remote, ready) = (format!("remotes/{remote}"), !repository.is_empty());
+    v1::RemoteReport { remote, ready, repository_id: repository.repeat(32), ..Default::default() }
+}
+
+async fn remote(world: &World, id: &str) -> v1::Remote {
+    let request = v1::GetRemoteRequest { name: format!("remotes/{id}") };
+    world.remotes().get_remote(request).await.unwrap().into_inner()
+}
+
+#[tokio::test]
+async fn the_repository_that_a_remote_had_first_is_told_to_every_agent_and_no_other_is_worked_on() {
+    use v1::remote::State as Stands;
+    let world = World::with_job(0).await;
+    let mut first = Agent::start(&world, "rack-1", 1).await;
+    first.remotes = vec![holds("nas", "aa")];
+    first.sync(&[]).await.unwrap();
+    assert_eq!(remote(&world, "nas").await.repository_id, "aa".repeat(32));
+    first.remotes = vec![holds("nas", "")];
+    first.sync(&[]).await.unwrap();
+    assert_eq!(first.told_of[0].repository_id, "aa".repeat(32), "the agent that was first is told as well");
+    let unmounted = remote(&world, "nas").await;
+    assert_eq!((unmounted.state(), unmounted.repository_id), (Stands::Unavailable, "aa".repeat(32)));
+
+    let mut other = Agent::start(&world, "rack-2", 1).await;
+    assert_eq!(other.told_of[0].repository_id, "aa".repeat(32));
+    other.remotes = vec![holds("nas", "bb")];
+    other.sync(&[]).await.unwrap();
+    let run = world.run_job().await;
+    for _ in 0..3 {
+        assert!(other.sync(&[]).await.unwrap().is_empty(), "a task was given to an agent with another repository");
+    }
+    let refused = remote(&world, "nas").await;
+    assert_eq!((refused.state(), refused.repository_id), (Stands::Unavailable, "aa".repeat(32)));
+    assert!(refused.state_message.contains("mounted"), "{}", refused.state_message);
+
+    first.remotes = vec![holds("nas", "aa")];
+    let task = first.told(&[], |tasks| !tasks.is_empty()).await.remove(0);
+    first.back_up(&task).await;
+    assert_eq!(world.end_of(&run).await.state(), State::Succeeded);
+}
+
+#[tokio::test]
+async fn one_repository_is_not_used_as_two_remotes() {
+    use v1::remote::State as Stands;
+    let world = World::with_job(0).await;
+    world.create_remote("copy").await;
+    let mut agent = Agent::start(&world, "rack-1", 1).await;
+    agent.remotes = vec![holds("nas", "aa"), holds("copy", "aa")];
+    agent.sync(&[]).await.unwrap();
+    agent.sync(&[]).await.unwrap();
+    assert_eq!(remote(&world, "nas").await.state(), Stands::Ready);
+    let twice = remote(&world, "copy").await;
+    assert_eq!((twice.state(), twice.repository_id.as_str()), (Stands::Unavailable, ""));
+    assert!(twice.state_message.contains("remotes/nas"), "the other is not named: {}", twice.state_message);
+}

@@ -135,6 +135,10 @@ pub(crate) struct Agent {
     instance: String,
     pub(crate) session: String,
     config_revision: u64,
+    /// What it says of the remotes.
+    pub(crate) remotes: Vec<v1::RemoteReport>,
+    /// What it was told of them last.
+    pub(crate) told_of: Vec<v1::RemoteAccess>,
 }
 
 impl Agent {
@@ -142,7 +146,16 @@ impl Agent {
     pub(crate) async fn start(world: &World, id: &str, machines: u128) -> Self {
         let client = v1::work_service_client::WorkServiceClient::new(world.service());
         let instance = uuid::Uuid::new_v4().to_string();
-        let mut agent = Self { client, id: id.to_owned(), instance, session: String::new(), config_revision: 0 };
+        let mut agent = Self {
+            client,
+            id: id.to_owned(),
+            instance,
+            session: String::new(),
+            config_revision: 0,
+            remotes: Vec::new(),
+            told_of: Vec::new(),
+        };
+        agent.remotes = vec![v1::RemoteReport { remote: "remotes/nas".to_owned(), ready: true, ..Default::default() }];
         agent.register().await;
         // The first answer brings the configuration, under which the second reports what is reached.
         agent.sync(&[]).await.unwrap();
@@ -183,13 +196,16 @@ impl Agent {
             session: self.session.clone(),
             held: held.iter().map(holds).collect(),
             pools: vec![v1::PoolReport { pool: "pools/lab".to_owned(), connected: true, ..Default::default() }],
-            remotes: vec![v1::RemoteReport { remote: "remotes/nas".to_owned(), ready: true, ..Default::default() }],
+            remotes: self.remotes.clone(),
             config_revision: self.config_revision,
             hold: Some(prost_types::Duration { seconds: 0, nanos: 100_000_000 }),
             ..Default::default()
         };
         let answer = self.client.sync(request).await?.into_inner();
         self.config_revision = answer.config_revision;
+        if let Some(config) = answer.config {
+            self.told_of = config.remotes;
+        }
         Ok(answer.tasks)
     }
 

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use coffer_core::decide::TaskKey;
+use coffer_core::decide::identity::{self, Claim};
 use coffer_core::record::{PoolStateRecord, ReachRecord, RemoteStateRecord};
 use coffer_core::{Change, Entry, Key, State};
 use coffer_model::names::Named;
@@ -13,6 +14,7 @@ use jiff::Timestamp;
 use secrecy::ExposeSecret;
 use tokio::time::Instant;
 
+use super::super::pools::touch_config;
 use super::session::renew;
 use super::specs::assignments;
 use crate::board::Progress;
@@ -55,7 +57,6 @@ async fn take_in(plane: &Plane, agent: &AgentId, request: &v1::SyncRequest) -> R
         }
         held.push((key, task.epoch));
     }
-    plane.mutate(|state, now| Ok((reach(state, agent, request, now)?, ()))).await?;
     for report in &request.pools {
         let pool: PoolId = name_in("pools.pool", &report.pool)?;
         plane.mutate(|state, now| Ok((pool_seen(state, &pool, report, request.config_revision, now), ()))).await?;
@@ -64,11 +65,13 @@ async fn take_in(plane: &Plane, agent: &AgentId, request: &v1::SyncRequest) -> R
         let remote: RemoteId = name_in("remotes.remote", &report.remote)?;
         plane.mutate(|state, now| Ok((remote_seen(state, &remote, report, request.config_revision, now), ()))).await?;
     }
+    // Last: only now it is known which of two agents was first with a remote's repository.
+    plane.mutate(|state, _| Ok((reach(state, agent, request)?, ()))).await?;
     Ok(held)
 }
 
 /// What the agent reaches; written only when it changed.
-fn reach(state: &State, agent: &AgentId, request: &v1::SyncRequest, _: Timestamp) -> Result<Change, Fault> {
+fn reach(state: &State, agent: &AgentId, request: &v1::SyncRequest) -> Result<Change, Fault> {
     use coffer_core::decide::work::session_of;
     let (_, session) = session_of(state, &request.session)?;
     let found = state.reaches.get(&(agent.clone(),));
@@ -87,7 +90,7 @@ fn reach(state: &State, agent: &AgentId, request: &v1::SyncRequest, _: Timestamp
     }
     for report in &request.remotes {
         let remote: RemoteId = name_in("remotes.remote", &report.remote)?;
-        if report.ready {
+        if report.ready && !matches!(identity::repository(state, &remote, &report.repository_id), Claim::Refused(_)) {
             record.remotes.insert(remote)
         } else {
             record.remotes.remove(&remote)
@@ -133,12 +136,18 @@ fn remote_seen(state: &State, remote: &RemoteId, report: &v1::RemoteReport, conf
     let Some(known) = known else { return Change::new() };
     let found = state.remote_states.get(&(remote.clone(),));
     let before = found.map(|found| found.record.clone()).unwrap_or_default();
+    let claim = if report.ready { identity::repository(state, remote, &report.repository_id) } else { Claim::Same };
+    let refused = match &claim {
+        Claim::Refused(problem) => Some(problem.clone()),
+        Claim::First | Claim::Same => None,
+    };
+    let is_first = claim == Claim::First;
     let mut record = RemoteStateRecord {
-        ready: Some(report.ready),
-        problem: report.problem.clone().map(problem_in).filter(|_| !report.ready),
+        ready: Some(report.ready && refused.is_none()),
+        problem: refused.or_else(|| report.problem.clone().map(problem_in).filter(|_| !report.ready)),
         size_bytes: report.size_bytes,
         free_bytes: report.free_bytes,
-        repository_id: cut(report.repository_id.clone(), 64),
+        repository_id: if is_first { cut(report.repository_id.clone(), 64) } else { before.repository_id.clone() },
         time: before.time,
     };
     // Free space moves all the time; a hundredth of the whole is worth a write.
@@ -148,10 +157,16 @@ fn remote_seen(state: &State, remote: &RemoteId, report: &v1::RemoteReport, conf
         return Change::new();
     }
     record.time = Some(now);
-    Change::new()
+    let change = Change::new()
         .same(Key::Remote(remote.clone()), known)
         .unchanged_or_absent(Key::RemoteState(remote.clone()), found)
-        .put(Entry::RemoteState((remote.clone(),), record))
+        .put(Entry::RemoteState((remote.clone(),), record));
+    if !is_first {
+        return change;
+    }
+    // Every agent is told which repository it is. Two remotes that come to one repository at the same moment both write the
+    // configuration: the second is judged anew.
+    touch_config(change).unchanged_or_absent(Key::Config(), state.configs.get(&()))
 }
 
 async fn wait_for_news(
@@ -212,7 +227,13 @@ async fn config(plane: &Plane, mut answer: v1::SyncResponse, known: u64) -> Resu
             .iter()
             .map(|((id,), pool)| (id.clone(), pool.record.clone(), members_out(state, id, &pool.record)))
             .collect();
-        let remotes: Vec<_> = state.remotes.iter().map(|((id,), remote)| (id.clone(), remote.record.clone())).collect();
+        let known =
+            |id: &RemoteId| state.remote_states.get(&(id.clone(),)).map(|seen| seen.record.repository_id.clone());
+        let remotes: Vec<_> = state
+            .remotes
+            .iter()
+            .map(|((id,), remote)| (id.clone(), remote.record.clone(), known(id).unwrap_or_default()))
+            .collect();
         (pools, remotes, state.configs.get(&()).map_or(0, |config| config.modified))
     });
     let mut config = v1::AgentConfig::default();
@@ -227,13 +248,14 @@ async fn config(plane: &Plane, mut answer: v1::SyncResponse, known: u64) -> Resu
             members,
         });
     }
-    for (id, remote) in remotes {
+    for (id, remote, repository_id) in remotes {
         let password = secret::get(&*plane.store, &Owner::Remote(&id)).await?;
         config.remotes.push(v1::RemoteAccess {
             remote: id.name(),
             local_path: remote.local_path,
             password: password.expose_secret().to_owned(),
             chunk_size_bytes: remote.chunk_size_bytes,
+            repository_id,
         });
     }
     answer.config = Some(config);
