@@ -38,7 +38,8 @@ pub use error::Error;
 pub use id::{BlobId, IndexId, InvalidId, KeyId, PackId, RepositoryId, SnapshotId};
 pub use meta::{DiskStats, FileInfo, PointInfo, SnapshotMeta, TAG};
 pub use options::{
-    BackupOptions, CheckLevel, Compression, DEFAULT_CHUNK_BYTES, KeyCost, PACK_TARGET, PruneOptions, RepositoryOptions,
+    BackupOptions, CheckLevel, Compression, DEFAULT_CHUNK_BYTES, KeyCost, PACK_TARGET, Permission, PruneOptions,
+    RepositoryOptions,
 };
 pub use prune::{PrunePlan, PruneReport};
 pub use reader::Point;

@@ -1,6 +1,10 @@
 //! What callers choose: every limit of memory and parallelism of this crate is one of these numbers.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
+
+use futures::future::BoxFuture;
 
 /// How a repository is made, and how this process works with it.
 #[derive(Debug, Clone)]
@@ -89,11 +93,47 @@ pub struct PruneOptions {
     pub repack_waste: f64,
     /// At most so many bytes are written anew in one run.
     pub max_repack_bytes: u64,
+    /// Asked before each act that cannot be taken back.
+    pub permission: Permission,
+}
+
+/// The right to do what cannot be taken back. It may be lost while a prune runs, so it is waited for before every mark and
+/// every deletion.
+#[derive(Clone)]
+pub struct Permission(Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>);
+
+impl Permission {
+    /// A permission that is there whenever the future of `wait` is done.
+    pub fn new(wait: impl Fn() -> BoxFuture<'static, ()> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(wait))
+    }
+
+    pub(crate) async fn wait(&self) {
+        (self.0)().await;
+    }
+}
+
+impl Default for Permission {
+    /// Always there.
+    fn default() -> Self {
+        Self::new(|| Box::pin(std::future::ready(())))
+    }
+}
+
+impl fmt::Debug for Permission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Permission")
+    }
 }
 
 impl Default for PruneOptions {
     fn default() -> Self {
-        Self { grace: Duration::from_secs(48 * 3600), repack_waste: 0.3, max_repack_bytes: 64 << 30 }
+        Self {
+            grace: Duration::from_secs(48 * 3600),
+            repack_waste: 0.3,
+            max_repack_bytes: 64 << 30,
+            permission: Permission::default(),
+        }
     }
 }
 

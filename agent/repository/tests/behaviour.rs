@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use coffer_extent::{Extent, ExtentSink};
 use coffer_remote::{MemoryRemote, ObjectInfo, ObjectName, Remote};
-use coffer_repository::{BackupOptions, CheckLevel, Error, PruneOptions, Repository, SnapshotId};
+use coffer_repository::{BackupOptions, CheckLevel, Error, Permission, PruneOptions, Repository, SnapshotId};
 use secrecy::SecretString;
 use support::*;
 
@@ -487,5 +487,39 @@ async fn a_repository_that_is_gone_or_another_is_neither_written_to_nor_believed
         let reopened = reopened.await.unwrap();
         assert_eq!(reopened.points().await.unwrap().len(), 2);
         assert!(reopened.check(CheckLevel::ReadData).await.unwrap().is_clean());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prune_that_loses_its_permission_deletes_nothing_more() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let original = MemoryRemote::new();
+    let repository = init(Arc::new(original.clone())).await;
+    backup(&repository, 1, &noise(1, 10 * CHUNK)).await.unwrap();
+    let gone = backup(&repository, 2, &noise(2, 10 * CHUNK)).await.unwrap();
+    repository.forget(gone).await.unwrap();
+    repository.prune(repository.plan_prune(prune_at_once()).await.unwrap()).await.unwrap();
+    // One for the mark, one for the index, one for each of two packs, one for the marks.
+    for granted in 0..5 {
+        let remote = original.fork();
+        let repository = open(Arc::new(remote.clone())).await;
+        let (asked, refused) = (Arc::new(AtomicUsize::new(0)), Arc::new(tokio::sync::Notify::new()));
+        let permission = Permission::new({
+            let refused = refused.clone();
+            move || {
+                if asked.fetch_add(1, Ordering::SeqCst) < granted {
+                    return Box::pin(std::future::ready(()));
+                }
+                refused.notify_one();
+                Box::pin(std::future::pending())
+            }
+        });
+        let plan = repository.plan_prune(PruneOptions { permission, ..prune_at_once() }).await.unwrap();
+        tokio::select! {
+            done = repository.prune(plan) => panic!("went on without permission: {done:?}"),
+            () = refused.notified() => {}
+        }
+        let left = list(&remote, "data").await.len();
+        assert_eq!(left, 4 - granted.saturating_sub(2).min(2), "{granted} permissions");
     }
 }

@@ -14,7 +14,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use crate::format::{Fault, IndexFile, IndexWriter, IndexedPack};
 use crate::objects::{BlobKey, Objects, blocking, ids, index_name, name};
 use crate::prune::Marks;
-use crate::{Error, IndexId, PackId};
+use crate::{Error, IndexId, PackId, Permission};
 
 pub(crate) use map::{IndexMap, Location};
 
@@ -181,7 +181,12 @@ impl Index {
     }
 
     /// Replaces index files: writes `packs`, then removes `old`. Interrupted, both stay, which hurts nothing.
-    pub(crate) async fn replace(&self, packs: Vec<IndexedPack>, old: &[IndexId]) -> Result<(), Error> {
+    pub(crate) async fn replace(
+        &self,
+        packs: Vec<IndexedPack>,
+        old: &[IndexId],
+        permission: &Permission,
+    ) -> Result<(), Error> {
         // Nobody in this process reads or writes index files meanwhile; the next refresh finds that some are gone.
         let _files = self.files.lock().await;
         let mut writer = IndexWriter::default();
@@ -192,6 +197,7 @@ impl Index {
             written.insert(self.write(file).await?);
         }
         for id in old.iter().filter(|id| !written.contains(id)) {
+            permission.wait().await;
             self.objects.remote.delete(&index_name(id)).await?;
         }
         Ok(())

@@ -58,6 +58,7 @@ impl Repository {
         let mark: Vec<PackId> =
             plan.mark.iter().map(|(id, _)| *id).chain(plan.repack.iter().map(|(id, _, _)| *id)).collect();
         let grace = SignedDuration::try_from(plan.options.grace).unwrap_or(SignedDuration::MAX);
+        plan.options.permission.wait().await;
         Marks::add(&*inner.objects.remote, &mark, Timestamp::now(), grace).await?;
         report.marked_packs = mark.len() as u64;
         rescue_late(inner, &plan).await?;
@@ -141,17 +142,19 @@ async fn delete_locked(inner: &Arc<Inner>, plan: &PrunePlan, report: &mut PruneR
     let due = marks.due(plan.made);
     // What was rescued since the plan is no longer due.
     let delete: HashSet<PackId> = plan.delete.iter().map(|(id, _)| *id).filter(|id| due.contains(id)).collect();
-    drop_from_index(inner, &delete).await?;
+    drop_from_index(inner, plan, &delete).await?;
     for (id, bytes) in plan.delete.iter().filter(|(id, _)| delete.contains(id)) {
+        plan.options.permission.wait().await;
         remote.delete(&pack_name(id)).await?;
         report.deleted_packs += 1;
         report.deleted_bytes += bytes;
     }
+    plan.options.permission.wait().await;
     marks.finish(remote, plan.made).await
 }
 
 /// Writes the index files that list these packs anew without them.
-async fn drop_from_index(inner: &Arc<Inner>, delete: &HashSet<PackId>) -> Result<(), Error> {
+async fn drop_from_index(inner: &Arc<Inner>, plan: &PrunePlan, delete: &HashSet<PackId>) -> Result<(), Error> {
     if delete.is_empty() {
         return Ok(());
     }
@@ -165,5 +168,5 @@ async fn drop_from_index(inner: &Arc<Inner>, delete: &HashSet<PackId>) -> Result
             old.push(id);
         }
     }
-    inner.index.replace(kept, &old).await
+    inner.index.replace(kept, &old, &plan.options.permission).await
 }

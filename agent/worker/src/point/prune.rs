@@ -3,7 +3,7 @@
 use coffer_model::RemoteId;
 use coffer_model::names::Named;
 use coffer_proto::v1::{PruneSpec, TaskSuccess};
-use coffer_repository::PruneOptions;
+use coffer_repository::{Permission, PruneOptions};
 
 use crate::backup::bad_request;
 use crate::halt::{Halt, Outcome};
@@ -15,7 +15,12 @@ pub(crate) async fn prune(task: &Task, spec: &PruneSpec) -> Outcome<TaskSuccess>
     let remote = task.places.remote(&RemoteId::from_name(&spec.remote).map_err(bad_request)?)?;
     let plan = task
         .step("plan", Vec::new(), async {
-            let planning = remote.repository.plan_prune(PruneOptions::default());
+            let authority = task.authority.clone();
+            let permission = Permission::new(move || {
+                let authority = authority.clone();
+                Box::pin(async move { authority.full().await })
+            });
+            let planning = remote.repository.plan_prune(PruneOptions { permission, ..PruneOptions::default() });
             let plan = task.cancel.run_until_cancelled(planning).await.ok_or(Halt::Cancelled)??;
             for line in plan.to_string().lines() {
                 task.journal.info(line);
@@ -28,7 +33,6 @@ pub(crate) async fn prune(task: &Task, spec: &PruneSpec) -> Outcome<TaskSuccess>
         return Ok(TaskSuccess::default());
     }
     let work = async {
-        task.authority.full().await;
         let report = remote.repository.prune(plan).await?;
         let written_bytes = 0;
         Ok(((), Done { message: report.to_string(), written_bytes, ..Done::default() }))
