@@ -191,7 +191,7 @@ impl Error {
             Self::LastKey => "add another password first",
             Self::ChunkSize { .. } => "choose 1 MiB unless you know better",
             Self::Damaged { .. } | Self::BlobMissing { .. } | Self::PackMissing { .. } => {
-                "run a check that reads all data to learn which points are hit; the next full read of the VM stores lost data again"
+                "run `restic check --read-data` to learn what is hit, then follow \"A damaged repository\" in docs/operations.md: a new backup alone does not store lost data again"
             }
             Self::NoFile { .. } => "list the files of the point",
             Self::TooLarge { .. } => "read it in parts",

@@ -381,7 +381,7 @@ pub fn complete(
                 record.problem = Some(Problem::lasting(
                     "DAMAGED",
                     format!("{} is damaged: {damage}", record.label),
-                    "back the virtual machine up again, and look at the remote's disk",
+                    "follow \"A damaged repository\" in docs/operations.md, a new backup alone does not heal it; look at the remote's disk",
                 ));
                 Verdict::Failed
             }
