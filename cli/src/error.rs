@@ -60,10 +60,12 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A part of `coffer up` cannot start, or had to stop.
-    #[error("{part} cannot go on")]
+    #[error("{part} cannot {what}")]
     Part {
         /// Which.
         part: &'static str,
+        /// Start, or go on.
+        what: &'static str,
         /// Why.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
@@ -144,7 +146,8 @@ fn report_status(status: &Status) -> Report {
         message.push_str(&format!(" ({})", info.reason));
     }
     let exit = exit_of(status.code());
-    let advice = advice.or_else(|| default_advice(exit).map(str::to_owned));
+    // What the controller says about tokens is meant for programs.
+    let advice = advice.filter(|_| exit != Exit::Permission).or_else(|| default_advice(exit).map(str::to_owned));
     Report { message: one_line(&message), advice: advice.as_deref().map(one_line), exit }
 }
 
@@ -161,7 +164,9 @@ fn exit_of(code: Code) -> Exit {
 
 fn default_advice(exit: Exit) -> Option<&'static str> {
     match exit {
-        Exit::Permission => Some("name the controller's token file with --token-file"),
+        Exit::Permission => {
+            Some("name the token file of this controller with --token-file; it is `api-token` in its state folder")
+        }
         Exit::Unavailable => Some("is the controller running? See `coffer up --help`, or try again"),
         _ => None,
     }

@@ -111,8 +111,9 @@ impl Drop for Raw {
 }
 
 fn ask_hidden(terminal: &mut Terminal, text: &str) -> Result<SecretString, Error> {
-    prompt(terminal, text)?;
+    // First, so that what is typed or pasted as soon as the question is seen is neither shown nor lost.
     let raw = Raw::new().map_err(|source| Error::System { action: "hide the password".to_owned(), source })?;
+    prompt(terminal, text)?;
     let line = read_keys(&mut terminal.input);
     drop(raw);
     terminal.note("")?;

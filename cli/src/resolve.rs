@@ -1,12 +1,14 @@
 //! From what people type to resource names. Short forms are taken when they can mean one thing only; otherwise the error
 //! lists what they can mean. Choosing is pure; fetching what there is to choose from is done around it.
 
+mod near;
 mod points;
 
 use coffer_model::names::Named;
 use coffer_model::{AgentId, JobId, NameError, PoolId, RemoteId, RunId, ScheduleName, SrName, VmName};
 use coffer_proto::v1;
 
+pub(crate) use near::explained;
 pub(crate) use points::point;
 
 use crate::Error;
@@ -109,7 +111,10 @@ fn choose(what: &str, text: &str, candidates: &[Candidate], advice: &str) -> Res
                 format!("say which: {}{more}", names.join(", ")),
             ))
         }
-        None => Err(Error::rejected(format!("there is no {what} {text:?}"), advice)),
+        None => {
+            let labels: Vec<&str> = candidates.iter().map(|one| one.label.as_str()).collect();
+            Err(Error::rejected(format!("there is no {what} {text:?}"), near::advice(text, &labels, advice)))
+        }
     }
 }
 
@@ -195,6 +200,7 @@ mod tests {
         );
         assert!(check("WEB").unwrap_err().starts_with("\"WEB\" means 2 virtual machines"));
         assert_eq!(check("nothing").unwrap_err(), "there is no virtual machine \"nothing\" | list them");
+        assert!(check("wep").unwrap_err().contains("did you mean \"Web\" or \"web\"? list them"));
     }
 
     #[test]

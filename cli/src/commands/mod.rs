@@ -15,22 +15,35 @@ use coffer_runtime::exit::Exit;
 
 use crate::args::{Cli, Command};
 use crate::context::Context;
-use crate::{Error, Terminal};
+use crate::{Error, Terminal, resolve};
 
 /// Does what a command line asks for.
 pub(crate) async fn dispatch(cli: Cli, terminal: &mut Terminal) -> Result<Exit, Error> {
     let Cli { global, command } = cli;
+    let command = match command {
+        Command::Up(args) => return up::run(args, terminal).await,
+        Command::Completion(args) => return completion::run(&args, terminal),
+        command => command,
+    };
+    let mut context = Context::connect(&global, terminal).await?;
+    match call(command, &mut context).await {
+        Err(error) => Err(resolve::explained(&context.client, error).await),
+        done => done,
+    }
+}
+
+/// A command that calls a controller.
+async fn call(command: Command, context: &mut Context<'_>) -> Result<Exit, Error> {
     match command {
-        Command::Up(args) => up::run(args, terminal).await,
-        Command::Completion(args) => completion::run(&args, terminal),
-        Command::Pool(command) => pool::run(command, &mut Context::connect(&global, terminal).await?).await,
-        Command::Remote(command) => remote::run(command, &mut Context::connect(&global, terminal).await?).await,
-        Command::Job(command) => job::run(command, &mut Context::connect(&global, terminal).await?).await,
-        Command::Schedule(command) => schedule::run(command, &mut Context::connect(&global, terminal).await?).await,
-        Command::Run(command) => run::run(command, &mut Context::connect(&global, terminal).await?).await,
-        Command::Backup(command) => backup::run(command, &mut Context::connect(&global, terminal).await?).await,
-        Command::Restore(args) => restore::run(args, &mut Context::connect(&global, terminal).await?).await,
-        Command::Agent(command) => agent::run(command, &mut Context::connect(&global, terminal).await?).await,
+        Command::Pool(command) => pool::run(command, context).await,
+        Command::Remote(command) => remote::run(command, context).await,
+        Command::Job(command) => job::run(command, context).await,
+        Command::Schedule(command) => schedule::run(command, context).await,
+        Command::Run(command) => run::run(command, context).await,
+        Command::Backup(command) => backup::run(command, context).await,
+        Command::Restore(args) => restore::run(args, context).await,
+        Command::Agent(command) => agent::run(command, context).await,
+        Command::Up(_) | Command::Completion(_) => Err(Error::usage("this command calls no controller", None)),
     }
 }
 

@@ -183,7 +183,8 @@ async fn add(args: Add, context: &mut Context<'_>) -> Result<Exit, Error> {
         return Err(Error::unavailable(
             format!("pool {} is registered, but no agent can log in: {}", id(&pool.name), pool.state_message),
             format!(
-                "correct it with `coffer pool update {0}`, or remove it with `coffer pool remove {0}`",
+                "correct it (`coffer pool update {0} --host …`, `--user …`, `--ask-password`), or remove it: \
+                 `coffer pool remove {0}`",
                 id(&pool.name)
             ),
         ));

@@ -5,6 +5,7 @@ use coffer_runtime::exit::Exit;
 
 use crate::client::{request_id, timed};
 use crate::context::{Context, Wait};
+use crate::show::runs::Log;
 use crate::show::text::id;
 use crate::show::{Format, View, json, pretty, runs};
 use crate::{Error, follow, resolve};
@@ -20,12 +21,17 @@ pub(crate) enum Command {
     #[command(after_help = RUN)]
     Show {
         /// The run
+        #[arg(default_value = "latest")]
         run: String,
+        /// With all that its tasks logged, not warnings only
+        #[arg(long)]
+        log: bool,
     },
     /// Show a run while it works, until it ends; exit as it ended
     #[command(after_help = RUN)]
     Follow {
         /// The run
+        #[arg(default_value = "latest")]
         run: String,
     },
     /// Stop a run: transfers end within seconds, and what was created in the pool is removed
@@ -68,9 +74,9 @@ pub(crate) async fn run(command: Command, context: &mut Context<'_>) -> Result<E
             let found = context.client.runs().list_runs(timed(request)).await?.into_inner().runs;
             context.list("Run", &found, runs::list)
         }
-        Command::Show { run } => {
+        Command::Show { run, log } => {
             let name = resolve::run(&context.client, &run).await?;
-            show(&name, context).await
+            show(&name, if log { Log::Whole } else { Log::Warnings }, context).await
         }
         Command::Follow { run } => {
             let name = resolve::run(&context.client, &run).await?;
@@ -99,11 +105,11 @@ pub(crate) async fn run(command: Command, context: &mut Context<'_>) -> Result<E
     }
 }
 
-async fn show(name: &str, context: &mut Context<'_>) -> Result<Exit, Error> {
+async fn show(name: &str, log: Log, context: &mut Context<'_>) -> Result<Exit, Error> {
     let run = context.client.run(name).await?;
     let tasks = context.client.all_tasks(name).await?;
     let text = match context.format {
-        Format::Table => runs::tree(&run, &tasks, &View::of(context.terminal)),
+        Format::Table => runs::tree(&run, &tasks, log, &View::of(context.terminal)),
         Format::Json => pretty(&serde_json::json!({
             "run": json::message("Run", &run),
             "tasks": json::messages("Task", &tasks),

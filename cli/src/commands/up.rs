@@ -62,8 +62,9 @@ pub(crate) async fn run(args: Args, terminal: &mut Terminal) -> Result<Exit, Err
     let stop =
         shutdown::on_signals().map_err(|source| Error::System { action: "watch for signals".to_owned(), source })?;
     let state = args.state.clone().map_or_else(default_state_dir, Ok)?;
-    make_folder(&state)?;
-    let store = EmbeddedStore::open(&state.join(STORE_FILE)).await.map_err(|error| part("the state store", error))?;
+    // Absolute, for those who read it in another folder.
+    let state = make_folder(&state)?;
+    let store = EmbeddedStore::open(&state.join(STORE_FILE)).await.map_err(|error| start("the state store", error))?;
     let result = serve(&args, &state, &store, &stop, terminal).await;
     store.close().await;
     result.map(|()| Exit::Ok)
@@ -77,7 +78,7 @@ async fn serve(
     terminal: &mut Terminal,
 ) -> Result<(), Error> {
     let options = ServeOptions { listen: args.listen, ..ServeOptions::new(Arc::new(store.clone()), state) };
-    let mut controller = Controller::serve(options).await.map_err(|error| part("the controller", error))?;
+    let mut controller = Controller::serve(options).await.map_err(|error| start("the controller", error))?;
     let address = controller.local_addr();
     let agent = AgentOptions {
         capacity: args.capacity,
@@ -117,12 +118,17 @@ async fn finish(controller: Handle, result: Result<(), Error>) -> Result<(), Err
 }
 
 fn part(part: &'static str, error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::Part { part, source: Box::new(error) }
+    Error::Part { part, what: "go on", source: Box::new(error) }
 }
 
-fn make_folder(path: &Path) -> Result<(), Error> {
+fn start(part: &'static str, error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::Part { part, what: "start", source: Box::new(error) }
+}
+
+fn make_folder(path: &Path) -> Result<PathBuf, Error> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(|source| Error::System { action: format!("make the state folder {}", path.display()), source })
+    made.and_then(|()| path.canonicalize())
+        .map_err(|source| Error::System { action: format!("make the state folder {}", path.display()), source })
 }
 
 fn say_hello(terminal: &mut Terminal, address: SocketAddr, state: &Path) -> Result<(), Error> {

@@ -61,6 +61,10 @@ impl Bars {
         line.set_prefix(subject(task));
         line.set_message(status(task));
         let mut above = line;
+        if !moves_disks(task) {
+            self.remove_if(|(of, disk)| *of == task.name && !disk.is_empty());
+            return;
+        }
         for disk in &task.disks {
             let transfer = disk.transfer.unwrap_or_default();
             let (done, all) = extent(&transfer);
@@ -90,7 +94,11 @@ impl Bars {
     }
 
     fn remove(&mut self, task: &str) {
-        let gone = self.shown.extract_if(.., |key, _| key.0 == task);
+        self.remove_if(|key| key.0 == task);
+    }
+
+    fn remove_if(&mut self, is_gone: impl Fn(&Key) -> bool) {
+        let gone = self.shown.extract_if(.., |key, _| is_gone(key));
         for (_, bar) in gone {
             bar.finish_and_clear();
             self.all.remove(&bar);
@@ -119,8 +127,17 @@ fn is_worked_on(task: &v1::Task) -> bool {
     matches!(task.state(), State::Running | State::Disconnected | State::Recovering)
 }
 
+fn running(task: &v1::Task) -> Option<&v1::Step> {
+    task.steps.iter().rev().find(|step| step.state() == v1::step::State::Running)
+}
+
+/// Before and after, bars of disks would only stand there.
+fn moves_disks(task: &v1::Task) -> bool {
+    running(task).is_some_and(|step| matches!(step.name.as_str(), "transfer" | "verify" | "export"))
+}
+
 fn status(task: &v1::Task) -> String {
-    let step = task.steps.iter().rev().find(|step| step.state() == v1::step::State::Running);
+    let step = running(task).or(task.steps.last());
     match task.state() {
         v1::task::State::Disconnected => "its agent has not been heard of".to_owned(),
         v1::task::State::Recovering => "recovering".to_owned(),
@@ -149,12 +166,20 @@ mod tests {
             name: "runs/r/tasks/t".to_owned(),
             state: v1::task::State::Running.into(),
             disks: vec![disk("a", 40), disk("b", 0)],
+            steps: vec![v1::Step {
+                name: "transfer".to_owned(),
+                state: v1::step::State::Running.into(),
+                ..Default::default()
+            }],
             ..Default::default()
         };
         bars.draw(&Picture { run: None, tasks: vec![task.clone()] });
         assert_eq!(bars.shown.len(), 3);
         let first = &bars.shown[&("runs/r/tasks/t".to_owned(), "a".to_owned())];
         assert_eq!((first.position(), first.length()), (40, Some(100)));
+        task.steps[0].state = v1::step::State::Done.into();
+        bars.draw(&Picture { run: None, tasks: vec![task.clone()] });
+        assert_eq!(bars.shown.len(), 1);
         task.state = v1::task::State::Succeeded.into();
         bars.draw(&Picture { run: None, tasks: vec![task] });
         assert!(bars.shown.is_empty());

@@ -41,8 +41,10 @@ impl Narrator {
         let mut lines = Vec::new();
         if let Some(run) = &picture.run {
             if !std::mem::replace(&mut self.has_begun, true) {
-                let tasks = count(picture.tasks.len(), "task");
-                lines.push(format!("{now} {}: {}, {tasks}", id(&run.name), what(run)));
+                // They are not planned yet when a run has just begun.
+                let tasks = Some(picture.tasks.len()).filter(|tasks| *tasks > 0);
+                let tasks = tasks.map_or_else(String::new, |tasks| format!(", {}", count(tasks, "task")));
+                lines.push(format!("{now} {}: {}{tasks}", id(&run.name), what(run)));
             }
             if run.cancel_requested && !std::mem::replace(&mut self.cancel_told, true) {
                 lines.push(format!("{now} cancelling"));

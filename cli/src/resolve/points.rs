@@ -6,7 +6,7 @@ use coffer_proto::v1;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use super::LISTED;
+use super::{LISTED, near};
 use crate::Error;
 use crate::client::Client;
 use crate::show::text::{id, instant, plain, shown};
@@ -34,6 +34,14 @@ pub(crate) async fn point(client: &Client, text: &str, remote: Option<&str>, zon
     let remote = remote.map(super::remote).transpose()?.unwrap_or_default();
     let points =
         client.all_points(v1::ListRestorePointsRequest { vm: vm.to_owned(), remote, ..Default::default() }).await?;
+    if points.is_empty() {
+        let all = client.all_points(v1::ListRestorePointsRequest::default()).await?;
+        let labels: Vec<&str> = all.iter().map(|point| point.vm_label.as_str()).collect();
+        return Err(Error::rejected(
+            format!("there is no restore point of a virtual machine {:?}", plain(vm)),
+            near::advice(vm, &labels, "`coffer backup list` shows all restore points"),
+        ));
+    }
     choose(vm, &when, &points, zone)
 }
 
@@ -56,10 +64,6 @@ fn choose(vm: &str, when: &When<'_>, points: &[v1::RestorePoint], zone: &TimeZon
     }
     match matching.as_slice() {
         [(_, one)] => Ok(one.name.clone()),
-        [] if points.is_empty() => Err(Error::rejected(
-            format!("there is no restore point of a virtual machine {:?}", plain(vm)),
-            "`coffer backup list` shows all restore points",
-        )),
         [] => Err(Error::rejected(
             format!("no restore point of {:?} is of that time", plain(vm)),
             format!("there are: {}", listed(points.iter(), zone)),
@@ -131,9 +135,6 @@ mod tests {
             check(&When::At("2"), &points)
                 .unwrap_err()
                 .starts_with("no restore point of \"db\" is of that time | there are: c")
-        );
-        assert!(
-            check(&When::Latest, &[]).unwrap_err().starts_with("there is no restore point of a virtual machine \"db\"")
         );
     }
 

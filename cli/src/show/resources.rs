@@ -13,7 +13,7 @@ fn words(state: &str) -> String {
 }
 
 fn limit(number: u32) -> String {
-    if number == 0 { "none".to_owned() } else { number.to_string() }
+    if number == 0 { "no limit".to_owned() } else { number.to_string() }
 }
 
 pub(crate) fn pools(pools: &[v1::Pool], view: &View) -> String {
@@ -132,7 +132,10 @@ pub(crate) fn remote(remote: &v1::Remote, view: &View) -> String {
         ("size", size_or_dash(remote.size_bytes)),
         ("free", size_or_dash(remote.free_bytes)),
         ("repository", remote.repository_id.clone()),
-        ("chunk size", size_or_dash(u64::from(remote.chunk_size_bytes))),
+        (
+            "chunk size",
+            if remote.chunk_size_bytes == 0 { String::new() } else { size(u64::from(remote.chunk_size_bytes)) },
+        ),
         ("most tasks", limit(remote.max_concurrent_tasks)),
     ])
 }

@@ -79,8 +79,17 @@ pub(crate) fn subject(task: &v1::Task) -> String {
     plain(if task.subject_label.is_empty() { id(&task.subject) } else { &task.subject_label })
 }
 
+/// What of a task's log is in its tree. Steps and disks tell most of it already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Log {
+    /// What a person should look at.
+    Warnings,
+    /// Everything.
+    Whole,
+}
+
 /// A run as a tree.
-pub(crate) fn tree(run: &v1::Run, tasks: &[v1::Task], view: &View) -> String {
+pub(crate) fn tree(run: &v1::Run, tasks: &[v1::Task], log: Log, view: &View) -> String {
     let mut lines = vec![
         format!("{}  {}", id(&run.name), run.state().as_str_name()),
         format!(
@@ -105,7 +114,7 @@ pub(crate) fn tree(run: &v1::Run, tasks: &[v1::Task], view: &View) -> String {
     lines.push(format!("{}{sums}", count(tasks.len(), "task")));
     lines.push(String::new());
     for (number, task) in tasks.iter().enumerate() {
-        branch(&mut lines, "", number + 1 == tasks.len(), self::task(task, view));
+        branch(&mut lines, "", number + 1 == tasks.len(), self::task(task, log, view));
     }
     while lines.last().is_some_and(String::is_empty) {
         lines.pop();
@@ -134,7 +143,7 @@ fn branch(lines: &mut Vec<String>, indent: &str, is_last: bool, node: Node) {
     }
 }
 
-fn task(task: &v1::Task, view: &View) -> Node {
+fn task(task: &v1::Task, log: Log, view: &View) -> Node {
     let mut text = format!("{}  {}", subject(task), task.state().as_str_name());
     if task.start_time.is_some() {
         text.push_str(&format!("  {}", took(task.start_time.as_ref(), task.end_time.as_ref(), view.now)));
@@ -156,11 +165,13 @@ fn task(task: &v1::Task, view: &View) -> Node {
     if transfer.is_none() {
         children.extend(task.disks.iter().map(disk));
     }
-    for entry in
-        task.log.iter().filter(|entry| entry.severity() != v1::log_entry::Severity::Error || task.error.is_none())
-    {
-        children.push(Node::leaf(log_entry(entry, view)));
-    }
+    let is_shown = |entry: &&v1::LogEntry| match entry.severity() {
+        // The error itself comes below.
+        v1::log_entry::Severity::Error => task.error.is_none(),
+        v1::log_entry::Severity::Warning => true,
+        _ => log == Log::Whole,
+    };
+    children.extend(task.log.iter().filter(is_shown).map(|entry| Node::leaf(log_entry(entry, view))));
     if let Some(problem) = &task.error {
         children.push(self::problem(problem));
     }
@@ -348,7 +359,14 @@ backup of nightly/daily, begun 2026-01-01 02:00:00, took 4 min 12 s
 │     └─ advice: free space on ssd
 └─ u3  WAITING
    └─ waits for a slot of job nightly (2 of 2 in use)";
-        assert_eq!(tree(&run(), &tasks(), &view()), expected);
+        assert_eq!(tree(&run(), &tasks(), Log::Warnings, &view()), expected);
+        let mut tasks = tasks();
+        let entry = v1::LogEntry { time: at(5), message: "xvda is read by nbd".to_owned(), ..Default::default() };
+        tasks[0].log.push(entry);
+        assert_eq!(tree(&run(), &tasks, Log::Warnings, &view()), expected);
+        let whole = tree(&run(), &tasks, Log::Whole, &view());
+        assert_eq!(whole.lines().count(), expected.lines().count() + 1);
+        assert!(whole.contains("02:00:05 xvda is read by nbd"), "{whole}");
     }
 
     #[test]

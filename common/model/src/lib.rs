@@ -1,5 +1,6 @@
 //! The domain model: ids, jobs, selections, schedules, retention. Pure: no clock, no input or output.
 
+pub mod counted;
 pub mod fence;
 pub mod ids;
 pub mod inventory;
@@ -10,6 +11,7 @@ pub mod schedule;
 pub mod selection;
 pub mod size;
 
+pub use counted::counted;
 pub use fence::{Epoch, Fence, Incarnation};
 pub use ids::{
     AgentId, HostUuid, IdError, IntentId, JobId, PoolId, RemoteId, RestoreId, RestorePointId, RunId, ScheduleId,

@@ -101,7 +101,7 @@ impl fmt::Display for Reason {
             }
             Self::Newest => formatter.write_str("the last good restore point of its virtual machine on its remote"),
             Self::NoGoodPoint => formatter.write_str("its virtual machine has no good restore point on its remote"),
-            Self::Pinned => formatter.write_str("in use or protected"),
+            Self::Pinned => formatter.write_str("just made, in use or protected"),
             Self::UnknownRhythm => formatter.write_str("its job or schedule is not known here; delete it by hand"),
             Self::ClockSuspect => {
                 formatter.write_str("the clock is earlier than the newest restore point; nothing is deleted")

@@ -16,7 +16,7 @@ pub enum Error {
         address: SocketAddr,
     },
     /// The address cannot be listened on.
-    #[error("cannot listen on {address}; is another controller running?")]
+    #[error("cannot listen on {address}; stop what runs there, or choose another address with --listen")]
     Listen {
         /// The address.
         address: SocketAddr,

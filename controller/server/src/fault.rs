@@ -94,7 +94,8 @@ impl Fault {
             Self::Precondition { advice, .. } => advice.clone(),
             Self::NotFound { .. } => "list what there is, and look at the spelling".into(),
             Self::AlreadyExists { .. } => "choose another id, or change the one that is there".into(),
-            Self::Invalid { .. } => "correct the field".into(),
+            // The message says what is expected.
+            Self::Invalid { .. } => String::new(),
             Self::Etag { .. } => "read it again, then change that".into(),
             Self::Refused(Refusal::UnknownSession) => "register again".into(),
             Self::Refused(_) => "drop the task and wait for the next Sync".into(),

@@ -2,11 +2,13 @@
 //! folder, and the calls that tests make of them. Knows nothing of how the programs work inside.
 
 mod api;
+mod gate;
 mod process;
 mod site;
 mod wait;
 
 pub use api::Api;
+pub use gate::{Gate, Held, Moment};
 pub use process::{Process, program};
 pub use site::{Site, SiteOptions, Vm};
 pub use wait::{eventually, until};

@@ -1,5 +1,6 @@
 //! A whole site: a simulated pool, a controller and an agent, each a process, with one pool and one remote registered.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use simpool::control::{Client, Content, Digest, DiskSpec, PoolInfo, VmSpec, Writ
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use crate::{Api, Process, program, until};
+use crate::{Api, Gate, Process, program, until};
 
 /// The password of every repository in scenarios.
 const REPOSITORY_PASSWORD: &str = "scenario repository password";
@@ -28,11 +29,13 @@ pub struct SiteOptions {
     pub profile: &'static str,
     /// Whether the pool and the remote are registered.
     pub registered: bool,
+    /// Whether the agent reaches the controller through a [`Gate`].
+    pub gated: bool,
 }
 
 impl Default for SiteOptions {
     fn default() -> Self {
-        Self { hosts: 1, nbd: "tls", profile: "8.3", registered: true }
+        Self { hosts: 1, nbd: "tls", profile: "8.3", registered: true, gated: false }
     }
 }
 
@@ -58,6 +61,7 @@ pub struct Site {
     controller: Option<Process>,
     agent: Option<Process>,
     address: String,
+    gate: Option<Gate>,
     options: SiteOptions,
 }
 
@@ -88,7 +92,8 @@ impl Site {
         let (controller, address) = start_controller(folder.path(), "127.0.0.1:0").await?;
         let token = std::fs::read_to_string(folder.path().join("controller/api-token"))?;
         let api = Api::new(&format!("http://{address}"), &token)?;
-        let agent = start_agent(folder.path(), &address)?;
+        let gate = if options.gated { Some(Gate::start(&address).await?) } else { None };
+        let agent = start_agent(folder.path(), gate.as_ref().map_or(&address, Gate::address))?;
         let site = Self {
             hosts: Client::new(&info.control),
             api,
@@ -96,6 +101,7 @@ impl Site {
             controller: Some(controller),
             agent: Some(agent),
             address,
+            gate,
             folder,
             options,
         };
@@ -292,7 +298,8 @@ impl Site {
     /// When it does not come up.
     pub async fn crash_agent(&mut self) -> Result<()> {
         self.agent.take().context("the agent runs")?.kill().await?;
-        self.agent = Some(start_agent(self.folder.path(), &self.address)?);
+        let address = self.gate.as_ref().map_or(&*self.address, Gate::address);
+        self.agent = Some(start_agent(self.folder.path(), address)?);
         Ok(())
     }
 
@@ -314,6 +321,20 @@ impl Site {
         self.pool.take().context("the pool runs")?.kill().await?;
         self.pool = Some(start_pool(self.folder.path(), &self.options).await?.0);
         Ok(())
+    }
+
+    /// What stands between the agent and the controller.
+    ///
+    /// # Errors
+    /// When the site was started without.
+    pub fn gate(&self) -> Result<&Gate> {
+        self.gate.as_ref().context("the site has a gate only when it is started with `gated`")
+    }
+
+    /// Where the controller serves: `host:port`.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
     }
 
     /// The agent's process.
@@ -343,8 +364,12 @@ impl Site {
         for vm in vms.values().filter(|vm| is_ours(vm)) {
             found.push(format!("VM {}", vm["name_label"]));
         }
+        let mut bases = BTreeSet::new();
         for vdi in self.hosts.records("VDI").await?.values().filter(|vdi| is_ours(vdi)) {
-            if vdi["type"] != "cbt_metadata" {
+            // Without NBD the next delta is read against the last snapshot of each disk.
+            let is_base = self.options.nbd == "off" && vdi["is_a_snapshot"] == true && is_kept(vdi);
+            let is_needed = is_base && bases.insert(vdi["snapshot_of"].to_string());
+            if vdi["type"] != "cbt_metadata" && !is_needed {
                 found.push(format!("VDI {} ({})", vdi["name_label"], vdi["uuid"]));
             }
         }
@@ -363,6 +388,11 @@ fn is_ours(record: &serde_json::Value) -> bool {
     let named = record["name_label"].as_str().is_some_and(|label| label.starts_with("coffer:"));
     let stamped = record["other_config"].as_object().is_some_and(|map| map.contains_key("coffer:intent"));
     named || stamped
+}
+
+/// Whether a disk carries the mark of one that is kept for the next delta.
+fn is_kept(vdi: &serde_json::Value) -> bool {
+    vdi["other_config"].as_object().is_some_and(|map| map.contains_key("coffer:remotes"))
 }
 
 async fn run_peer(command: &mut Command) -> Result<Vec<u8>> {

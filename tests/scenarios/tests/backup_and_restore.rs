@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use coffer_proto::v1::{DeleteRestorePointsRequest, PruneRemoteRequest, RestorePoint};
 use coffer_scenarios::Site;
 
 const MIB: u64 = 1 << 20;
@@ -35,28 +36,55 @@ async fn any_restore_point_becomes_a_vm_with_the_bytes_of_its_instant() -> Resul
     Ok(())
 }
 
+/// Deletes restore points through the API.
+async fn delete(site: &Site, points: &[RestorePoint]) -> Result<()> {
+    let names = points.iter().map(|point| point.name.clone()).collect();
+    let request = DeleteRestorePointsRequest { names, ..Default::default() };
+    let run = site.api.points.clone().delete_restore_points(request).await?.into_inner();
+    site.api.succeeded(&site.api.ended(&run.name).await?).await?;
+    Ok(())
+}
+
+async fn prune(site: &Site) -> Result<()> {
+    let request = PruneRemoteRequest { name: Site::REMOTE.into(), ..Default::default() };
+    let run = site.api.remotes.clone().prune_remote(request).await?.into_inner();
+    site.api.succeeded(&site.api.ended(&run.name).await?).await?;
+    Ok(())
+}
+
 #[tokio::test]
-async fn stock_restic_and_rustic_judge_the_repository_sound_and_read_the_same_disk() -> Result<()> {
+async fn after_many_backups_and_deletions_stock_restic_and_rustic_find_the_repository_sound_and_read_the_same_disks()
+-> Result<()> {
     let site = Site::start().await?;
-    let vm = site.create_vm("web", &[48 * MIB]).await?;
+    let vm = site.create_vm("web", &[24 * MIB]).await?;
     let job = site.create_job("nightly", &[&vm]).await?;
-    for round in 1..5 {
-        site.guest_writes(&vm.disks[0], 10.0, round).await?;
-        site.api.back_up(&job).await?;
+    let mut expected = BTreeMap::new();
+    for round in 1..8 {
+        site.guest_writes(&vm.disks[0], 15.0, round).await?;
+        let raw = site.folder().join(format!("{round}.raw"));
+        site.hosts.copy_disk(&vm.disks[0], &raw).await?;
+        let run = site.api.run_job(&job).await?;
+        site.api.succeeded(&run).await?;
+        expected.insert(run.name, std::fs::read(raw)?);
     }
+    let points = site.api.restore_points(&vm.uuid).await?;
+    assert_eq!(points.len(), 7);
+    let (gone, kept): (Vec<_>, Vec<_>) = points.into_iter().enumerate().partition(|(age, _)| [1, 2, 6].contains(age));
+    delete(&site, &gone.into_iter().map(|(_, point)| point).collect::<Vec<_>>()).await?;
+    prune(&site).await?;
 
     site.restic(&["check", "--read-data"]).await?;
     site.rustic(&["check"]).await?;
-    let newest = &site.api.restore_points(&vm.uuid).await?[0];
-    let path = format!("/{}", newest.disks[0].path);
-    let listed = String::from_utf8(site.restic(&["ls", &newest.snapshot_id]).await?)?;
-    assert!(listed.lines().any(|line| line == path), "{path} is not in {listed}");
-
-    let raw = site.folder().join("disk.raw");
-    site.hosts.copy_disk(&vm.disks[0], &raw).await?;
-    let disk = std::fs::read(raw)?;
-    assert!(site.restic(&["dump", &newest.snapshot_id, &path]).await? == disk, "restic dumps other bytes");
-    let spec = format!("{}:{path}", newest.snapshot_id);
-    assert!(site.rustic(&["dump", &spec]).await? == disk, "rustic dumps other bytes");
+    let listed = String::from_utf8(site.restic(&["snapshots", "--json"]).await?)?;
+    assert_eq!(listed.matches("\"short_id\"").count(), kept.len(), "{listed}");
+    for (_, point) in kept {
+        let path = format!("/{}", point.disks[0].path);
+        let files = String::from_utf8(site.restic(&["ls", &point.snapshot_id]).await?)?;
+        assert!(files.lines().any(|line| line == path), "{path} is not in {files}");
+        let disk = expected.get(&point.run).context("a run of this test")?;
+        assert!(site.restic(&["dump", &point.snapshot_id, &path]).await? == *disk, "restic dumps other bytes");
+        let spec = format!("{}:{path}", point.snapshot_id);
+        assert!(site.rustic(&["dump", &spec]).await? == *disk, "rustic dumps other bytes");
+    }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Before anything is done: is the VM there, is there room, what is there to compare with, and is anything of ours left over?
 
-use coffer_model::is_excluded_disk;
+use coffer_model::{ByteSize, counted, is_excluded_disk};
 use coffer_xapi::Ref;
 use coffer_xapi::records::Vdi;
 use uuid::Uuid;
@@ -88,7 +88,7 @@ pub(super) async fn preflight(task: &Task, subject: &Subject) -> Outcome<(Ready,
         Some(parent) => format!("against the restore point of {}", parent.document.time),
         None => ready.no_parent.clone(),
     };
-    let message = format!("{label}: {disks} disks with {bytes} bytes, {against}");
+    let message = format!("{label}: {}, {}, {against}", counted(disks, "disk"), ByteSize(bytes));
     Ok((ready, message.into()))
 }
 
@@ -155,7 +155,12 @@ fn judge(size: u64, used: u64, label: &str, storage: &Storage, chain: Chain) -> 
     if free < needed {
         return Err(Trouble::new(
             "SR_FULL",
-            format!("a snapshot of disk {label} needs {needed} bytes on {}, {free} are free", sr.name_label),
+            format!(
+                "a snapshot of disk {label} needs {} on {}, {} are free",
+                ByteSize(needed),
+                sr.name_label,
+                ByteSize(free)
+            ),
             "free space on the storage repository; removed snapshots give theirs back only after garbage collection",
         )
         .passing());

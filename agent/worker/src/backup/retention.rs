@@ -1,5 +1,6 @@
 //! Lets go of the restore points that the controller's retention plan names.
 
+use coffer_model::counted;
 use coffer_proto::v1::RestorePoint;
 
 use super::Subject;
@@ -19,7 +20,7 @@ pub(super) async fn apply(task: &Task, subject: &Subject, published: &RestorePoi
         point::delete::delete(task, doomed).await?;
         gone.push(doomed.point.clone());
     }
-    let message = format!("{} restore points deleted on remote {}", gone.len(), subject.remote.id);
+    let message = format!("{} deleted on remote {}", counted(gone.len(), "restore point"), subject.remote.id);
     if !gone.is_empty() {
         task.journal.report_deleted(gone).await?;
     }

@@ -1,5 +1,6 @@
 //! Takes the snapshot that is backed up, and stamps it.
 
+use coffer_model::counted;
 use coffer_model::names::Named;
 use coffer_proto::v1::Intent;
 use coffer_xapi::Ref;
@@ -75,7 +76,7 @@ pub(super) async fn take(task: &Task, subject: &Subject, ready: &Ready, intent: 
             "the last restore point is of {parent}, which is yet to come: look at the clocks of the agents of this pool"
         ));
     }
-    let message = format!("snapshot {name} of {} disks", disks.len());
+    let message = format!("snapshot {name} of {}", counted(disks.len(), "disk"));
     Ok((Shot { time, disks }, message.into()))
 }
 

@@ -3,28 +3,24 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use coffer_model::PoolId;
 use coffer_model::names::Named;
 use coffer_proto::v1::Intent;
-use coffer_xapi::FailureClass;
-use coffer_xapi::records::VmRecord;
+use coffer_xapi::records::{Vdi, VmRecord};
+use coffer_xapi::{FailureClass, Ref};
+use futures::FutureExt;
 use uuid::Uuid;
 
 use super::leftovers::{Needs, Tidying, tidy};
 use super::{Subject, VM_SNAPSHOT};
 use crate::document::VmDocument;
-use crate::halt::{Outcome, Trouble, chain};
-use crate::hypervisor::Hypervisor;
+use crate::halt::{Outcome, chain};
+use crate::hypervisor::{Hypervisor, at_once, nothing_pending, snapshot_not_pending};
 use crate::journal::Done;
 use crate::point;
 use crate::stamps::{Stamp, intent_of_name};
 use crate::task::{Task, settled};
-
-/// How long a snapshot that a lost call may still be taking is waited for.
-const PATIENCE: Duration = Duration::from_secs(600);
-const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
 /// What was removed.
 #[derive(Debug, Default)]
@@ -60,7 +56,7 @@ pub(super) async fn tidy_up(task: &Task, subject: &Subject, newest: Option<&VmDo
 
 /// The step `remove-snapshot`: removes the snapshot of this backup, but for what the next delta needs.
 pub(super) async fn remove_snapshot(task: &Task, subject: &Subject, document: &VmDocument) -> Outcome<Done> {
-    wait_for_pending_snapshot(&subject.pool, subject.vm).await?;
+    snapshot_not_pending(&*subject.pool, subject.vm).await?;
     let swept = tidy_up(task, subject, Some(document)).await?;
     let open = task.journal.open_intents();
     let done = open.iter().filter(|intent| intent.kind == VM_SNAPSHOT).map(settled).collect();
@@ -71,7 +67,8 @@ pub(super) async fn remove_snapshot(task: &Task, subject: &Subject, document: &V
 pub(super) async fn undo_snapshot(task: &Task, intent: &Intent) -> Outcome<()> {
     let pool = task.places.pool(&PoolId::from_name(&intent.pool).map_err(super::bad_request)?)?;
     let vm = point::vm_uuid(&intent.target)?;
-    wait_for_pending_snapshot(&pool, vm).await?;
+    nothing_pending(&*pool, "VM.snapshot").await?;
+    snapshot_not_pending(&*pool, vm).await?;
     let swept = sweep(task, &pool, vm, &Needs::nothing_of(&intent.id)).await?;
     task.journal.undone("snapshot", &format!("removed {swept}"), vec![settled(intent)]).await
 }
@@ -95,27 +92,42 @@ async fn sweep(task: &Task, pool: &Arc<dyn Hypervisor>, vm: Uuid, needs: &Needs)
     }
     let Tidying { destroy_disks, drop_data, .. } =
         tidy(&pool.snapshots().await?, &task.site, vm, vm_ref.as_ref(), needs);
-    for vdi in &drop_data {
-        match pool.drop_data(vdi).await {
-            Ok(()) => swept.bitmaps += 1,
-            Err(error) if error.class() == Some(FailureClass::Busy) || error.is_retryable() => {
-                return Err(error.into());
-            }
-            Err(error) => {
-                task.journal.warn(format_args!(
-                    "no bitmap can be kept of a snapshot, the next backup reads the whole disk: {}",
-                    chain(&error)
-                ));
-                pool.destroy_disk(vdi).await?;
-                swept.disks += 1;
-            }
+    // All are tried, even when one fails: what is gone is gone.
+    let reducing = drop_data.iter().map(|vdi| reduce(task, pool, vdi).boxed()).collect();
+    for outcome in at_once(reducing).await {
+        match outcome? {
+            Reduced::ToBitmap => swept.bitmaps += 1,
+            Reduced::ToNothing => swept.disks += 1,
         }
     }
-    for vdi in &destroy_disks {
-        pool.destroy_disk(vdi).await?;
+    let destroying = destroy_disks.iter().map(|vdi| pool.destroy_disk(vdi)).collect();
+    for outcome in at_once(destroying).await {
+        outcome?;
         swept.disks += 1;
     }
     Ok(swept)
+}
+
+/// What became of a snapshot whose data is not needed.
+enum Reduced {
+    ToBitmap,
+    ToNothing,
+}
+
+/// Keeps only the bitmap of a snapshot, or nothing where there is none.
+async fn reduce(task: &Task, pool: &Arc<dyn Hypervisor>, vdi: &Ref<Vdi>) -> Outcome<Reduced> {
+    match pool.drop_data(vdi).await {
+        Ok(()) => Ok(Reduced::ToBitmap),
+        Err(error) if error.class() == Some(FailureClass::Busy) || error.is_retryable() => Err(error.into()),
+        Err(error) => {
+            task.journal.warn(format_args!(
+                "no bitmap can be kept of a snapshot, the next backup reads the whole disk: {}",
+                chain(&error)
+            ));
+            pool.destroy_disk(vdi).await?;
+            Ok(Reduced::ToNothing)
+        }
+    }
 }
 
 /// The stamp that the disks of a snapshot should bear, which itself may not be stamped yet.
@@ -128,26 +140,4 @@ fn stamp_of(task: &Task, vm: Uuid, record: &VmRecord) -> Stamp {
         remotes: Vec::new(),
         complete: false,
     })
-}
-
-/// A call whose answer was lost may still be at work in the pool.
-async fn wait_for_pending_snapshot(pool: &Arc<dyn Hypervisor>, vm: Uuid) -> Outcome<()> {
-    let Some(reference) = pool.find_vm(vm).await? else { return Ok(()) };
-    let begin = tokio::time::Instant::now();
-    while let Some(record) = pool.vm(&reference).await? {
-        if !record.current_operations.values().any(|operation| operation == "snapshot") {
-            break;
-        }
-        if begin.elapsed() > PATIENCE {
-            return Err(Trouble::new(
-                "POOL_BUSY",
-                format!("a snapshot of {} has been under way for {} s", record.name_label, PATIENCE.as_secs()),
-                "look at the pool's running tasks",
-            )
-            .passing()
-            .into());
-        }
-        tokio::time::sleep(LOOK_AGAIN).await;
-    }
-    Ok(())
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use coffer_disk::nbd::{ReadPlan, Rest};
 use coffer_extent::{Extent, ExtentError, ExtentSink, ExtentSource, RangeSet, Validated};
+use coffer_model::counted;
 use coffer_repository::{BackupOptions, BackupSession, ClosedDisk, DiskWriter, FileContent};
 use coffer_xapi::Ref;
 use coffer_xapi::records::{Vdi, VdiRecord};
@@ -61,7 +62,7 @@ pub(super) async fn transfer(task: &Task, subject: &Subject, ready: &Ready, shot
     drop(work);
     let read_bytes = disks.iter().map(|disk| disk.read).sum();
     let written_bytes = disks.iter().map(|disk| disk.closed.stats.stored_bytes).sum();
-    let message = format!("{} disks, {read_bytes} bytes read, {written_bytes} bytes stored", disks.len());
+    let message = counted(disks.len(), "disk");
     Ok((Moved { session, disks }, Done { message, read_bytes, written_bytes, ..Done::default() }))
 }
 

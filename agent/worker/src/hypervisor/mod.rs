@@ -4,26 +4,38 @@
 mod export;
 mod import;
 mod machine;
+mod patience;
 mod xapi;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use async_trait::async_trait;
 use coffer_disk::nbd::ReadPlan;
 use coffer_extent::{ExtentError, ExtentSink, ExtentSource, RangeSet};
 use coffer_xapi::records::{
-    Full, Network, NetworkRecord, Sr, SrRecord, Vbd, VbdRecord, Vdi, VdiRecord, Vif, Vm, VmRecord, Vtpm,
+    Full, Network, NetworkRecord, Sr, SrRecord, Task, Vbd, VbdRecord, Vdi, VdiRecord, Vif, Vm, VmRecord, Vtpm,
 };
 use coffer_xapi::{Error, NewVbd, NewVdi, NewVif, Ref};
+use futures::StreamExt;
+use futures::future::BoxFuture;
 use secrecy::SecretString;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+pub(crate) use patience::{nothing_pending, snapshot_not_pending};
 pub(crate) use xapi::XapiPool;
 
 /// Free text of clients on an object of a pool.
 pub(crate) type OtherConfig = BTreeMap<String, String>;
+
+/// Objects of a pool that are worked on at once.
+const AT_ONCE: usize = 4;
+
+/// Carries out several pieces of work, so that waiting for busy objects does not add up; all of them, whatever fails.
+pub(crate) async fn at_once<T>(work: Vec<BoxFuture<'_, T>>) -> Vec<T> {
+    futures::stream::iter(work).buffered(AT_ONCE).collect().await
+}
 
 /// A VM with everything that hangs on it.
 #[derive(Debug)]
@@ -157,6 +169,9 @@ pub(crate) trait Hypervisor: Send + Sync + fmt::Debug {
     async fn destroy_disk(&self, vdi: &Ref<Vdi>) -> Result<(), Error>;
     /// Deletes the data of a snapshot, keeps its bitmap.
     async fn drop_data(&self, vdi: &Ref<Vdi>) -> Result<(), Error>;
+
+    /// The operations of a kind (`VM.snapshot`) that are under way, whoever began them.
+    async fn under_way(&self, method: &str) -> Result<BTreeSet<Ref<Task>>, Error>;
 
     /// Makes a VM without devices.
     async fn create_vm(&self, record: &Map<String, Value>) -> Result<Ref<Vm>, Error>;

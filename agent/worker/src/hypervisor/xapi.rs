@@ -1,6 +1,6 @@
 //! The pool itself, over its client. Everything that changes a pool waits for authority first.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -8,7 +8,7 @@ use coffer_disk::vhd::{MAX_SIZE, VhdKind, VhdPlan};
 use coffer_extent::{BufferPool, ExtentError, ExtentSink, ExtentSource, RangeSet};
 use coffer_runtime::CancellationToken;
 use coffer_xapi::chains::Chains;
-use coffer_xapi::records::{Network, NetworkRecord, Sr, SrRecord, VbdRecord, Vdi, VdiRecord, Vm, VmRecord};
+use coffer_xapi::records::{Network, NetworkRecord, Sr, SrRecord, Task, VbdRecord, Vdi, VdiRecord, Vm, VmRecord};
 use coffer_xapi::{
     BUSY, Client, DiskFormat, Error, NewVbd, NewVdi, NewVif, PowerOn, Ref, Repeat, VdiExport, VdiImport, when_free,
 };
@@ -252,18 +252,26 @@ impl Hypervisor for XapiPool {
     }
 
     async fn destroy_vm(&self, vm: &Ref<Vm>) -> Result<(), Error> {
-        let client = self.change().await;
-        when_free("removing a VM", BUSY, &CancellationToken::new(), || client.vm_destroy(vm)).await
+        // Each attempt asks for authority anew: waiting may take longer than that lasts.
+        when_free("removing a VM", BUSY, &CancellationToken::new(), || async {
+            self.change().await.vm_destroy(vm).await
+        })
+        .await
     }
 
     async fn destroy_disk(&self, vdi: &Ref<Vdi>) -> Result<(), Error> {
-        self.change().await.vdi_destroy_when_free(vdi, BUSY, &CancellationToken::new()).await
+        let destroy = || async { self.change().await.vdi_destroy(vdi).await };
+        self.client.when_disk_is_free("removing a disk", vdi, BUSY, &CancellationToken::new(), destroy).await
     }
 
     async fn drop_data(&self, vdi: &Ref<Vdi>) -> Result<(), Error> {
-        let client = self.change().await;
-        when_free("dropping the data of a snapshot", BUSY, &CancellationToken::new(), || client.vdi_data_destroy(vdi))
-            .await
+        let drop = || async { self.change().await.vdi_data_destroy(vdi).await };
+        let what = "dropping the data of a snapshot";
+        self.client.when_disk_is_free(what, vdi, BUSY, &CancellationToken::new(), drop).await
+    }
+
+    async fn under_way(&self, method: &str) -> Result<BTreeSet<Ref<Task>>, Error> {
+        self.client.operations_under_way(method).await
     }
 
     async fn create_vm(&self, record: &Map<String, Value>) -> Result<Ref<Vm>, Error> {

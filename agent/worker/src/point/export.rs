@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use coffer_disk::file::{Qcow2FileSink, RawFileSink, VhdFileSink};
 use coffer_extent::ExtentSink;
-use coffer_model::RemoteId;
 use coffer_model::names::Named;
+use coffer_model::{RemoteId, counted};
 use coffer_proto::v1::export_restore_point_request::Format;
 use coffer_proto::v1::{ExportSpec, TaskSuccess};
 
@@ -39,7 +39,7 @@ pub(crate) async fn export(task: &Task, spec: &ExportSpec) -> Outcome<TaskSucces
             task.journal.info(format_args!("disk {} ({}) is in {}", disk.device, disk.label, path.display()));
         }
         done.written_bytes = done.read_bytes;
-        done.message = format!("{} files in {}", files.len(), spec.folder);
+        done.message = format!("{} in {}", counted(files.len(), "file"), spec.folder);
         Ok(((), done))
     };
     task.step("export", Vec::new(), work).await?;

@@ -1,5 +1,6 @@
 //! Makes the VM with all its devices, empty disks included. Everything bears its stamp from birth.
 
+use coffer_model::counted;
 use coffer_xapi::records::Vdi;
 use coffer_xapi::{FailureClass, NewVbd, NewVdi, NewVif, Ref};
 use secrecy::SecretString;
@@ -62,7 +63,8 @@ pub(super) async fn create(
         pool.connect(&new_interface(&vm, interface)).await?;
     }
     create_tpms(task, subject, ready, &vm).await?;
-    let message = format!("{} ({uuid}) with {} disks on {}", plan.label, disks.len(), ready.storage.record.name_label);
+    let message =
+        format!("{} ({uuid}) with {} on {}", plan.label, counted(disks.len(), "disk"), ready.storage.record.name_label);
     Ok(((Made { vm, uuid, label: plan.label.clone() }, disks), message.into()))
 }
 

@@ -26,7 +26,7 @@ use uuid::Uuid;
 
 use crate::backup::bad_request;
 use crate::halt::{Outcome, Trouble, chain};
-use crate::hypervisor::{Creations, Hypervisor};
+use crate::hypervisor::{Creations, Hypervisor, at_once, nothing_pending};
 use crate::journal::Done;
 use crate::point;
 use crate::stamps::{self, Stamp};
@@ -182,6 +182,7 @@ async fn undo(task: &Task, intent: &Intent) -> Outcome<()> {
     let is_ours = |stamp: Option<Stamp>| {
         stamp.is_some_and(|stamp| stamp.site == task.site && stamp.intent == intent.id && !stamp.complete)
     };
+    nothing_pending(&*pool, "VDI.create").await?;
     let Creations { vms, vdis } = pool.creations(None).await?;
     let (mut machines, mut disks) = (0, 0);
     for (vm, record) in vms {
@@ -190,11 +191,12 @@ async fn undo(task: &Task, intent: &Intent) -> Outcome<()> {
             machines += 1;
         }
     }
-    for (vdi, record) in vdis {
-        if is_ours(Stamp::of(&record.other_config, record.uuid)) {
-            pool.destroy_disk(&vdi).await?;
-            disks += 1;
-        }
+    let doomed: Vec<_> =
+        vdis.into_iter().filter(|(_, record)| is_ours(Stamp::of(&record.other_config, record.uuid))).collect();
+    let destroying = doomed.iter().map(|(vdi, _)| pool.destroy_disk(vdi)).collect();
+    for outcome in at_once(destroying).await {
+        outcome?;
+        disks += 1;
     }
     let message = format!("removed {machines} VMs and {disks} disks");
     task.journal.undone("create-vm", &message, vec![settled(intent)]).await

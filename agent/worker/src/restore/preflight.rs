@@ -1,6 +1,7 @@
 //! Before anything is made: can the restore point be read, is there room, which networks are there?
 
 use coffer_extent::RangeSet;
+use coffer_model::{ByteSize, counted};
 use coffer_repository::{BlobId, FileContent, Repository};
 
 use super::plan::{RestorePlan, Wish, plan};
@@ -42,7 +43,7 @@ pub(super) async fn preflight(task: &Task, subject: &Subject) -> Outcome<(Ready,
     if record.physical_size > 0 && free < needed {
         return Err(Trouble::new(
             "SR_FULL",
-            format!("the restore needs {needed} bytes on {}, {free} are free", record.name_label),
+            format!("the restore needs {} on {}, {} are free", ByteSize(needed), record.name_label, ByteSize(free)),
             "free space on the storage repository, or choose another one",
         )
         .into());
@@ -54,10 +55,12 @@ pub(super) async fn preflight(task: &Task, subject: &Subject) -> Outcome<(Ready,
         task.journal.warn(warning);
     }
     let message = format!(
-        "{} of {}: {} disks with {sizes} bytes, {bytes} of them not zero, to {}",
+        "{} of {}: {}, {}, {} of them not zero, to {}",
         point.document.vm_label,
         point.document.time,
-        point.document.disks.len(),
+        counted(point.document.disks.len(), "disk"),
+        ByteSize(sizes),
+        ByteSize(bytes),
         record.name_label
     );
     Ok((Ready { point, storage, plan, contents }, message.into()))

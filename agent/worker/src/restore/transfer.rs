@@ -1,5 +1,6 @@
 //! Writes the disks, several at once.
 
+use coffer_model::counted;
 use coffer_xapi::Ref;
 use coffer_xapi::records::Vdi;
 use futures::stream::{StreamExt, TryStreamExt};
@@ -21,7 +22,7 @@ pub(super) async fn transfer(task: &Task, subject: &Subject, ready: &Ready, disk
     let work: Vec<_> = ready.plan.disks.iter().zip(disks).map(|pair| one(task, subject, ready, pair)).collect();
     let read: Vec<u64> = futures::stream::iter(work).buffer_unordered(DISKS_AT_ONCE).try_collect().await?;
     let bytes = read.iter().sum();
-    let message = format!("{} disks, {bytes} bytes written", disks.len());
+    let message = counted(disks.len(), "disk");
     Ok(((), Done { message, read_bytes: bytes, written_bytes: bytes, ..Done::default() }))
 }
 

@@ -177,7 +177,7 @@ impl Link {
             Ok(result) => result.map(tonic::Response::into_inner),
             Err(_) => Err(Status::deadline_exceeded(format!("{address} did not answer within {deadline:?}"))),
         };
-        let answer = result.as_ref().map_or_else(|status| Some(meaning(status)), |_| None);
+        let answer = result.as_ref().err().map(meaning);
         self.heard_of_token(controller, answer);
         if let Err(status) = &result
             && matches!(answer, Some(Meaning::Elsewhere | Meaning::Inside | Meaning::Stranger))

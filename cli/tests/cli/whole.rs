@@ -192,6 +192,26 @@ async fn a_wrong_token_is_told_and_nothing_else() {
     let arguments = ["--server", &server, "--token-file", wrong.to_str().expect("the path is text"), "job", "list"];
     let done = coffer(&arguments, "").await;
     assert_eq!(done.code, 77, "{}", done.err);
+    assert!(done.err.contains("advice: name the token file of this controller"), "{}", done.err);
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_exist_brings_to_mind_the_one_that_was_meant() {
+    let site = Site::ready().await;
+    site.coffer(&["job", "create", "nightly", "--vm", "web", "--remote", "nas"]).await.ok();
+    site.coffer(&["schedule", "add", "nightly", "daily", "--cron", "0 3 * * *"]).await.ok();
+    let cases: [(&[&str], &str, u8); 6] = [
+        (&["job", "run", "nigthly"], "\"nightly\"? `coffer job list`", 65),
+        (&["pool", "show", "lap"], "\"lab\"? `coffer pool list`", 65),
+        (&["schedule", "edit", "nightly", "dayly", "--paused", "true"], "\"daily\"? `coffer schedule list`", 65),
+        (&["job", "create", "more", "--vm", "webb", "--remote", "nas"], "\"web\"? `coffer pool vms POOL`", 65),
+        (&["job", "create", "more", "--vm", "web", "--remote", "nass"], "\"nas\"? `coffer remote list`", 65),
+        (&["remote", "scan", "elsewhere"], "advice: `coffer remote list` shows all", 65),
+    ];
+    for (arguments, meant, code) in cases {
+        let done = site.coffer(arguments).await;
+        assert_eq!((done.code, done.err.contains(meant)), (code, true), "{arguments:?}: {}", done.err);
+    }
 }
 
 impl Done {

@@ -1,105 +1,11 @@
-//! What is wrong from outside gives a clear error and loses nothing.
+//! What breaks in a pool or on a remote while it is worked with.
 
 use anyhow::{Context, Result};
-use coffer_proto::v1::{
-    CreatePoolRequest, CreateRemoteRequest, GetPoolRequest, GetRemoteRequest, LocalLocation, Pool, Problem, Remote,
-    pool, remote, run, task,
-};
-use coffer_scenarios::{Site, SiteOptions, Vm, until};
+use coffer_proto::v1::{CreateRemoteRequest, GetRemoteRequest, LocalLocation, Remote, remote, run, task};
+use coffer_scenarios::{Site, Vm, until};
 use simpool::control::{Fault, SrSpec};
 
-const MIB: u64 = 1 << 20;
-
-/// Registers another pool and waits until it is in a state; what the state says.
-async fn pool_ends_up(site: &Site, pool: Pool, state: pool::State) -> Result<Pool> {
-    let request = CreatePoolRequest { pool_id: "other".into(), pool: Some(pool), ..Default::default() };
-    let name = site.api.pools.clone().create_pool(request).await?.into_inner().name;
-    until(&format!("{name} to be {state:?}"), async || {
-        let pool = site.api.pools.clone().get_pool(GetPoolRequest { name: name.clone() }).await?.into_inner();
-        Ok((pool.state() == state).then_some(pool))
-    })
-    .await
-}
-
-/// Runs a job that must fail; the problem of its only task.
-async fn problem_of(site: &Site, job: &str) -> Result<Problem> {
-    let run = site.api.run_job(job).await?;
-    assert_eq!(run.state(), run::State::Failed, "{}", run.message);
-    let task = site.api.tasks(&run.name).await?.pop().context("one task")?;
-    assert_eq!(task.state(), task::State::Failed);
-    let problem = task.error.context("a failed task says why")?;
-    assert!(!problem.message.is_empty() && !problem.advice.is_empty(), "{problem:?}");
-    Ok(problem)
-}
-
-async fn next_run_succeeds_and_nothing_is_left(site: &Site, job: &str, vm: &Vm) -> Result<()> {
-    site.api.back_up(job).await?;
-    let newest = site.api.restore_points(&vm.uuid).await?.into_iter().next().context("a restore point")?;
-    let restored = site.api.restore(&newest.name, &site.sr("Shared NFS").await?).await?;
-    assert_eq!(site.digests(&restored).await?, site.digests(&vm.uuid).await?);
-    assert_eq!(site.leftovers().await?, Vec::<String>::new());
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_pool_is_not_given_its_password_before_its_certificate_is_confirmed() -> Result<()> {
-    let site = Site::start_with(SiteOptions { registered: false, ..Default::default() }).await?;
-    let hosts = site.hosts.pool().await?;
-    let address = hosts.url.trim_start_matches("https://").to_owned();
-    let pool = Pool { hosts: vec![address], username: hosts.user, password: hosts.password, ..Default::default() };
-
-    let seen = pool_ends_up(&site, pool, pool::State::Untrusted).await?;
-
-    assert_eq!(seen.seen_fingerprint, hosts.fingerprint);
-    assert_eq!(site.hosts.counters().await?.calls.get("session.login_with_password"), None);
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_wrong_password_is_reported_as_such_and_never_shown() -> Result<()> {
-    let site = Site::start_with(SiteOptions { registered: false, ..Default::default() }).await?;
-    let hosts = site.hosts.pool().await?;
-    let pool = Pool {
-        hosts: vec![hosts.url.trim_start_matches("https://").to_owned()],
-        username: hosts.user,
-        password: "canary-c0ffee".into(),
-        fingerprint: hosts.fingerprint,
-        ..Default::default()
-    };
-
-    let seen = pool_ends_up(&site, pool, pool::State::Unreachable).await?;
-
-    assert!(seen.state_message.contains("password"), "{}", seen.state_message);
-    assert!(seen.password.is_empty());
-    assert!(!site.logs()?.contains("canary-c0ffee"), "a log shows the password");
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_changed_certificate_stops_all_talk_until_it_is_confirmed() -> Result<()> {
-    let site = Site::start().await?;
-    let renewed = site.hosts.renew_certificate(0).await?;
-    let pool = until("the changed certificate to be noticed", async || {
-        let request = GetPoolRequest { name: Site::POOL.into() };
-        let pool = site.api.pools.clone().get_pool(request).await?.into_inner();
-        Ok((pool.state() == pool::State::Unreachable).then_some(pool))
-    })
-    .await?;
-    assert!(pool.state_message.contains("certificate"), "{}", pool.state_message);
-    assert_eq!(pool.seen_fingerprint, renewed.fingerprint);
-
-    let mut trusted = pool.clone();
-    trusted.fingerprint = renewed.fingerprint;
-    let update_mask = Some(prost_types::FieldMask { paths: vec!["fingerprint".into()] });
-    let request = coffer_proto::v1::UpdatePoolRequest { pool: Some(trusted), update_mask };
-    site.api.pools.clone().update_pool(request).await?;
-    until("the pool to be connected again", async || {
-        let request = GetPoolRequest { name: Site::POOL.into() };
-        let pool = site.api.pools.clone().get_pool(request).await?.into_inner();
-        Ok((pool.state() == pool::State::Connected).then_some(()))
-    })
-    .await
-}
+use crate::{MIB, next_run_succeeds_and_nothing_is_left, problem_of};
 
 #[tokio::test]
 async fn a_vm_that_is_deleted_while_it_is_backed_up_fails_its_own_task_only() -> Result<()> {
