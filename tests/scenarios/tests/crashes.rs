@@ -260,9 +260,8 @@ impl Trap {
             Self::Fault(id, when) => {
                 until(&format!("{when:?}"), async || {
                     let hit = site.hosts.faults().await?.iter().any(|fault| fault.id == id.id && fault.hits > 0);
-                    let counters = site.hosts.counters().await?;
-                    let moved: u64 = counters.nbd_read.values().chain(counters.vdi_imported.values()).sum();
-                    Ok((hit && (moved > 0 || matches!(when, During(..)))).then_some(()))
+                    let read: u64 = site.hosts.counters().await?.nbd_read.values().sum();
+                    Ok((hit && (read > 0 || *when != Transferring("nbd"))).then_some(()))
                 })
                 .await
             }
@@ -291,18 +290,35 @@ async fn backups(victim: Victim, moments: Vec<When>) -> Result<()> {
     stage.every_point_restores().await
 }
 
+/// Kills when the trap closes, and waits for the end of the run; says how far that is when it does not come.
+async fn crash_and_await(stage: &mut Stage, victim: Victim, mut trap: Trap, run: &str) -> Result<()> {
+    let crashed = async {
+        trap.closes(&stage.site).await?;
+        stage.crash(victim).await?;
+        trap.open(&stage.site, victim).await?;
+        stage.site.api.ended(run).await
+    };
+    let Err(error) = crashed.await else { return Ok(()) };
+    let tasks = stage.site.api.tasks(run).await?;
+    let told = tasks.iter().map(|task| (task.state(), &task.waits_for, &task.steps, &task.error, &task.log));
+    let told = told.map(|told| format!("{told:#?}")).collect::<String>();
+    Err(error.context(format!("{told}\nthe end of the logs:\n{}", last_lines(&stage.site.logs()?))))
+}
+
+fn last_lines(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(60)..].join("\n")
+}
+
 async fn crashed_backup(stage: &mut Stage, victim: Victim, when: When, seed: u64) -> Result<()> {
     stage.site.guest_writes(&stage.vm.disks[0], 20.0, seed).await?;
     stage.site.guest_writes(&stage.vm.disks[1], 10.0, seed).await?;
     let digests = stage.site.digests(&stage.vm.uuid).await?;
-    let mut trap = Trap::set(&stage.site, when).await?;
+    let trap = Trap::set(&stage.site, when).await?;
     let run = stage.site.api.start_job(&stage.job).await?;
     stage.expected.insert(run.name.clone(), digests);
-    trap.closes(&stage.site).await?;
-    stage.crash(victim).await?;
-    trap.open(&stage.site, victim).await?;
-
-    let ended = stage.site.api.ended(&run.name).await?;
+    crash_and_await(stage, victim, trap, &run.name).await?;
+    let ended = stage.site.api.run(&run.name).await?;
     stage.nothing_is_left().await.with_context(|| format!("the run ended {:?}: {}", ended.state(), ended.message))?;
     stage.back_up().await.context("the run after it")?;
     stage.nothing_is_left().await.context("after the run after it")
@@ -327,13 +343,10 @@ async fn crashed_restore(
     expected: &[Digest],
 ) -> Result<()> {
     let sr = stage.site.sr("Shared NFS").await?;
-    let mut trap = Trap::set(&stage.site, when).await?;
+    let trap = Trap::set(&stage.site, when).await?;
     let restore = stage.site.api.start_restore(point, &sr).await?;
-    trap.closes(&stage.site).await?;
-    stage.crash(victim).await?;
-    trap.open(&stage.site, victim).await?;
-
-    let ended = stage.site.api.ended(&restore.run).await?;
+    crash_and_await(stage, victim, trap, &restore.run).await?;
+    let ended = stage.site.api.run(&restore.run).await?;
     let task = stage.site.api.tasks(&restore.run).await?.pop().context("one task")?;
     stage.site.pool_connected().await?;
     if ended.state() == run::State::Succeeded {

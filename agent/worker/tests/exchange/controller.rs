@@ -85,7 +85,6 @@ struct Inner {
     /// Counts what happened, so that tests can wait for it.
     happened: watch::Sender<u64>,
     records_pass: watch::Sender<bool>,
-    syncs_pass: watch::Sender<bool>,
 }
 
 /// The controller. Clones are handles to the same one.
@@ -100,7 +99,6 @@ impl Controller {
             script: Mutex::new(script),
             happened: watch::channel(0).0,
             records_pass: watch::channel(true).0,
-            syncs_pass: watch::channel(true).0,
         }))
     }
 
@@ -112,11 +110,6 @@ impl Controller {
     /// Whether records of tasks are answered, or held until they may be.
     pub(crate) fn let_records_pass(&self, pass: bool) {
         self.0.records_pass.send_replace(pass);
-    }
-
-    /// The same for the exchange itself.
-    pub(crate) fn let_syncs_pass(&self, pass: bool) {
-        self.0.syncs_pass.send_replace(pass);
     }
 
     /// Assigns a scan of the remote: the least that a task can be.
@@ -168,7 +161,7 @@ impl Controller {
     /// Checks a call of a task and holds it as long as it must wait; the session may be over afterwards.
     async fn pass(&self, session: &str) -> Result<(), Status> {
         self.check(session)?;
-        let _waiting = Waiting::begin(self);
+        let _waiting = Waiting::begin(self, |script| &mut script.waiting);
         self.0.records_pass.subscribe().wait_for(|pass| *pass).await.unwrap();
         self.check(session)?;
         match self.script().denies_records {
@@ -178,19 +171,19 @@ impl Controller {
     }
 }
 
-/// A call that waits; whoever cuts it off ends it.
-struct Waiting<'a>(&'a Controller);
+/// A call that waits and is counted for as long; whoever cuts it off ends it.
+struct Waiting<'a>(&'a Controller, fn(&mut Script) -> &mut usize);
 
 impl<'a> Waiting<'a> {
-    fn begin(controller: &'a Controller) -> Self {
-        controller.change(|script| script.waiting += 1);
-        Self(controller)
+    fn begin(controller: &'a Controller, count: fn(&mut Script) -> &mut usize) -> Self {
+        controller.change(|script| *count(script) += 1);
+        Self(controller, count)
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.change(|script| script.waiting -= 1);
+        self.0.change(|script| *(self.1)(script) -= 1);
     }
 }
 
@@ -286,7 +279,6 @@ impl WorkService for Controller {
             let script = self.script();
             (script.tasks.clone(), script.config_revision, script.config.clone())
         };
-        self.0.syncs_pass.subscribe().wait_for(|pass| *pass).await.unwrap();
         self.check(&request.session)?;
         let config = (request.config_revision != config_revision).then_some(config);
         Ok(Response::new(SyncResponse { tasks, config, config_revision }))
