@@ -57,7 +57,7 @@ impl QuickStart {
 impl Drop for QuickStart {
     fn drop(&mut self) {
         // A scenario that fails half-way leaves nothing running either.
-        let mut stop = std::process::Command::from(self.command(&["--stop"]).into_std());
+        let mut stop = self.command(&["--stop"]).into_std();
         let _ = stop.stdout(Stdio::null()).status();
     }
 }

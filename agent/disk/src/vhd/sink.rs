@@ -176,8 +176,8 @@ fn in_block(offset: u64) -> usize {
 
 /// Marks the sectors of a part of a block as present.
 fn mark(bitmap: &mut [u8], start: usize, end: usize) {
-    const SECTOR_BYTES: usize = SECTOR as usize;
-    for sector in start / SECTOR_BYTES..end.div_ceil(SECTOR_BYTES) {
+    let sector_bytes = usize::try_from(SECTOR).expect("a sector has 512 bytes");
+    for sector in start / sector_bytes..end.div_ceil(sector_bytes) {
         bitmap[sector / 8] |= 0x80 >> (sector % 8);
     }
 }
