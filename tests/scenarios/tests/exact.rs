@@ -105,12 +105,18 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
+fn sometimes<T: Clone + std::fmt::Debug + 'static>(
+    never: bool,
+    what: impl Strategy<Value = T> + 'static,
+) -> BoxedStrategy<Option<T>> {
+    if never { Just(None).boxed() } else { prop::option::weighted(0.4, what).boxed() }
+}
+
 fn round(calm: bool) -> impl Strategy<Value = Round> {
     let acts = prop::collection::vec((any::<usize>(), act()), 0..5);
     let mishap = prop_oneof![Just(Mishap::LosesTracking), Just(Mishap::Grows)];
-    let chance = if calm { 0.0 } else { 0.4 };
-    let mishap = prop::option::weighted(chance, (any::<usize>(), mishap));
-    let delete = prop::option::weighted(chance, any::<usize>());
+    let mishap = sometimes(calm, (any::<usize>(), mishap));
+    let delete = sometimes(calm, any::<usize>());
     (acts, mishap, delete).prop_map(|(acts, mishap, delete)| Round { acts, mishap, delete })
 }
 
