@@ -122,3 +122,36 @@ async fn drivers_without_tracking_say_so() {
     let refused = api.call("VDI.enable_cbt", &[json!(info.disks[0].vdi.reference)]).await.unwrap_err();
     assert_eq!(refused[0], "SR_OPERATION_NOT_SUPPORTED");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_a_call_did_to_a_disk_is_not_undone_by_one_about_another_disk_of_its_sr() {
+    let pool = pool(1).await;
+    let control = pool.control();
+    let mut disks = Vec::new();
+    for _ in 0..6 {
+        disks.push(vm(control, "", 0).await.disks[0].vdi.reference.clone());
+    }
+    let first = disks[0].clone();
+    let switching = disks.into_iter().map(|disk| {
+        let pool = &pool;
+        async move {
+            let api = Api::login(pool).await;
+            for round in 0..30 {
+                let (call, is_on) = if round % 2 == 0 { ("VDI.enable_cbt", true) } else { ("VDI.disable_cbt", false) };
+                api.call(call, &[json!(disk)]).await.unwrap();
+                assert_eq!(api.call("VDI.get_cbt_enabled", &[json!(disk)]).await.unwrap(), json!(is_on), "{round}");
+            }
+        }
+    });
+    let sr = text(&Api::login(&pool).await.call("VDI.get_SR", &[json!(first)]).await.unwrap());
+    let scanning = (0..4).map(|_| async {
+        let api = Api::login(&pool).await;
+        loop {
+            api.call("SR.scan", &[json!(sr)]).await.unwrap();
+        }
+    });
+    tokio::select! {
+        _ = futures::future::join_all(switching) => {}
+        () = async { drop(futures::future::join_all(scanning).await) } => {}
+    }
+}
