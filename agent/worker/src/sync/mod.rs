@@ -194,9 +194,15 @@ impl Sync {
             Some(Ok(answer)) => {
                 self.told = news;
                 self.answered();
-                self.around.authority.renew(session.terms, sent);
-                self.hard_stop = Some(sent + session.terms.hard_stop);
-                self.accept(answer, &session.site);
+                let hard_stop = sent + session.terms.hard_stop;
+                if BootInstant::now() < hard_stop {
+                    self.around.authority.renew(session.terms, sent);
+                    self.hard_stop = Some(hard_stop);
+                    self.accept(answer, &session.site);
+                } else {
+                    // The tasks that it names may be somebody else's by now.
+                    tracing::info!("an answer came too late to count");
+                }
             }
             Some(Err(status)) if self.around.link.session().is_some() => {
                 self.pause("a controller did not answer", &status).await;

@@ -73,6 +73,8 @@ pub(crate) struct Script {
     pub(crate) refused: usize,
     /// Calls of tasks that wait for their answer at this moment.
     pub(crate) waiting: usize,
+    /// Exchanges that do.
+    pub(crate) asking: usize,
     /// The last report on each pool and remote.
     pub(crate) pools: Vec<PoolReport>,
     pub(crate) remotes: Vec<RemoteReport>,
@@ -85,6 +87,7 @@ struct Inner {
     /// Counts what happened, so that tests can wait for it.
     happened: watch::Sender<u64>,
     records_pass: watch::Sender<bool>,
+    syncs_pass: watch::Sender<bool>,
 }
 
 /// The controller. Clones are handles to the same one.
@@ -99,6 +102,7 @@ impl Controller {
             script: Mutex::new(script),
             happened: watch::channel(0).0,
             records_pass: watch::channel(true).0,
+            syncs_pass: watch::channel(true).0,
         }))
     }
 
@@ -110,6 +114,17 @@ impl Controller {
     /// Whether records of tasks are answered, or held until they may be.
     pub(crate) fn let_records_pass(&self, pass: bool) {
         self.0.records_pass.send_replace(pass);
+    }
+
+    /// From now on an exchange has to wait for its answer; returns when one does.
+    pub(crate) async fn hold_exchange(&self) {
+        self.0.syncs_pass.send_replace(false);
+        self.until("an exchange to wait", |script| script.asking == 1).await;
+    }
+
+    /// Answers it, with what was true when it was asked.
+    pub(crate) fn answer_exchange(&self) {
+        self.0.syncs_pass.send_replace(true);
     }
 
     /// Assigns a scan of the remote: the least that a task can be.
@@ -279,6 +294,9 @@ impl WorkService for Controller {
             let script = self.script();
             (script.tasks.clone(), script.config_revision, script.config.clone())
         };
+        let asking = Waiting::begin(self, |script| &mut script.asking);
+        self.0.syncs_pass.subscribe().wait_for(|pass| *pass).await.unwrap();
+        drop(asking);
         self.check(&request.session)?;
         let config = (request.config_revision != config_revision).then_some(config);
         Ok(Response::new(SyncResponse { tasks, config, config_revision }))

@@ -1,5 +1,7 @@
 //! What becomes of tasks when answers come twice, late, from a restarted controller, or not at all.
 
+use std::time::{Duration, Instant};
+
 use crate::controller::{Call, Served, Stage, TOKEN, task_name};
 
 #[tokio::test]
@@ -19,6 +21,39 @@ async fn a_task_is_carried_out_once_however_often_the_answers_name_it() {
     assert_eq!((script.begun(&task, 1), script.held()), (1, vec![]));
     let numbers: Vec<u64> = script.records_of(&task, 1).map(|(op_seq, _)| op_seq).collect();
     assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>(), "records are numbered without gaps");
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_after_the_end_of_a_task_does_not_begin_it_again() {
+    let stage = Stage::set().await;
+    let controller = &stage.controller;
+    controller.let_records_pass(false);
+    let task = controller.assign(1, 1);
+    controller.until("the task to be held", |script| script.held() == [(task.clone(), 1)]).await;
+    // A question that names the task is under way while the task ends; its answer still wants it.
+    controller.hold_exchange().await;
+    controller.let_records_pass(true);
+    controller.until("its end", |script| script.completed(&task) == [1]).await;
+    controller.answer_exchange();
+    controller.exchanges(3).await;
+    let script = controller.script();
+    assert_eq!((script.begun(&task, 1), script.completed(&task)), (1, vec![1]));
+}
+
+#[tokio::test]
+async fn a_revoked_task_does_nothing_more() {
+    let stage = Stage::set().await;
+    let controller = &stage.controller;
+    controller.let_records_pass(false);
+    let task = controller.assign(1, 1);
+    controller.until("the task to work", |script| script.waiting == 1).await;
+    controller.script().tasks.clear();
+    controller.until("its work to be cut off", |script| script.waiting == 0).await;
+    let before = controller.script().records_of(&task, 1).count();
+    controller.let_records_pass(true);
+    controller.exchanges(5).await;
+    let script = controller.script();
+    assert_eq!((script.records_of(&task, 1).count(), script.completed(&task)), (before, vec![]));
 }
 
 #[tokio::test]
@@ -97,6 +132,36 @@ async fn a_controller_that_restarts_finds_its_task_still_worked_on() {
     let script = controller.script();
     assert_eq!(script.registrations(), 1, "the session had outlived the controller");
     assert!(script.records_of(&task, 1).all(|(op_seq, _)| op_seq <= 2));
+}
+
+#[tokio::test]
+async fn without_an_answer_all_work_stops_in_time_and_a_late_answer_does_not_bring_it_back() {
+    let mut stage = Stage::without_agent().await;
+    let controller = stage.controller.clone();
+    let hard_stop = Duration::from_secs(2);
+    controller.script().hard_stop = hard_stop;
+    stage.configure(&["vault"]);
+    stage.enter(TOKEN, None, &[]);
+    controller.until("the remote to be ready", |script| script.remotes.iter().any(|remote| remote.ready)).await;
+    controller.let_records_pass(false);
+    let task = controller.assign(1, 1);
+    controller.until("the task to work", |script| script.waiting == 1).await;
+
+    let silent = Instant::now();
+    controller.hold_exchange().await;
+    let asked = Instant::now();
+    controller.until("the work to stop", |script| script.waiting == 0).await;
+    assert!(silent.elapsed() < 3 * hard_stop, "the work went on for {:?}", silent.elapsed());
+
+    // The clock decides here: the last question, too, is to be older than what its answer could allow. Then the task is
+    // given away, and only now does that answer arrive.
+    tokio::time::sleep_until((asked + hard_stop).into()).await;
+    controller.assign(1, 2);
+    controller.answer_exchange();
+    controller.let_records_pass(true);
+    controller.until("the end of the new attempt", |script| !script.completed(&task).is_empty()).await;
+    let script = controller.script();
+    assert_eq!((script.completed(&task), script.records_of(&task, 1).count()), (vec![2], 1));
 }
 
 #[tokio::test]
