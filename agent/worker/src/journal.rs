@@ -250,6 +250,7 @@ impl Journal {
 
     /// Ends the task. Returns whether another attempt will be made.
     pub(crate) async fn complete(&self, outcome: complete_request::Outcome) -> Outcome<bool> {
+        self.progress.over();
         let mut last_op = self.last_op.lock().await;
         let request = CompleteRequest {
             session: String::new(),

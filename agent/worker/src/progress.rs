@@ -19,12 +19,23 @@ pub(crate) struct TaskProgress(Arc<Mutex<Inner>>);
 struct Inner {
     step: &'static str,
     disks: Vec<Arc<DiskProgress>>,
+    is_over: bool,
 }
 
 impl TaskProgress {
     /// The step under way.
     pub(crate) fn enter(&self, step: &'static str) {
         self.lock().step = step;
+    }
+
+    /// Notes that all work is over: nothing but telling the end remains.
+    pub(crate) fn over(&self) {
+        self.lock().is_over = true;
+    }
+
+    /// Whether nothing but telling the end remains.
+    pub(crate) fn is_over(&self) -> bool {
+        self.lock().is_over
     }
 
     /// Adds a disk; its counters are shared with the returned handle.

@@ -246,7 +246,10 @@ impl Sync {
         }
         let held = self.held.iter();
         let held = held
-            .map(|(task, held)| (task.clone(), HeldEpoch { epoch: held.epoch, cancelling: held.cancelling }))
+            .map(|(task, held)| {
+                let (epoch, cancelling, over) = (held.epoch, held.cancelling, held.progress.is_over());
+                (task.clone(), HeldEpoch { epoch, cancelling, over })
+            })
             .collect();
         for action in reconcile(&held, &self.ended, answer.tasks) {
             match action {

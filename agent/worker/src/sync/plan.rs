@@ -11,6 +11,8 @@ pub(crate) struct HeldEpoch {
     pub(crate) epoch: u64,
     /// True once it was told to stop.
     pub(crate) cancelling: bool,
+    /// True once its work is over and nothing but telling the end remains.
+    pub(crate) over: bool,
 }
 
 /// A task and the epoch it was held under.
@@ -30,6 +32,9 @@ pub(crate) enum Action {
 /// Compares what is held with what should be held. Drops come first, so that a task that comes back under a new epoch
 /// has no old worker left.
 ///
+/// A task whose end is being told is left alone when it is not named any more: most likely the controllers know the end
+/// already, and their reply is under way. Its worker touches nothing any more.
+///
 /// `ended` are tasks that were completed while the question was under way: an answer that still names one is outdated.
 pub(crate) fn reconcile(
     held: &BTreeMap<String, HeldEpoch>,
@@ -39,7 +44,10 @@ pub(crate) fn reconcile(
     let wanted: BTreeMap<&str, u64> = desired.iter().map(|task| (task.task.as_str(), task.epoch)).collect();
     let mut actions: Vec<Action> = held
         .iter()
-        .filter(|(task, held)| wanted.get(task.as_str()) != Some(&held.epoch))
+        .filter(|(task, held)| match wanted.get(task.as_str()) {
+            Some(epoch) => *epoch != held.epoch,
+            None => !held.over,
+        })
         .map(|(task, _)| Action::Drop(task.clone()))
         .collect();
     let mut seen = BTreeSet::new();
@@ -72,7 +80,10 @@ mod tests {
     }
 
     fn held(tasks: &[(&str, u64)]) -> BTreeMap<String, HeldEpoch> {
-        tasks.iter().map(|&(task, epoch)| (task.to_owned(), HeldEpoch { epoch, cancelling: false })).collect()
+        tasks
+            .iter()
+            .map(|&(task, epoch)| (task.to_owned(), HeldEpoch { epoch, cancelling: false, over: false }))
+            .collect()
     }
 
     #[test]
@@ -84,6 +95,14 @@ mod tests {
     #[test]
     fn what_is_not_named_any_more_is_dropped() {
         assert_eq!(reconcile(&held(&[("t", 1)]), &BTreeSet::new(), vec![]), [Action::Drop("t".into())]);
+    }
+
+    #[test]
+    fn whoever_tells_the_end_may_finish_unless_a_newer_epoch_is_wanted() {
+        let over = BTreeMap::from([("t".to_owned(), HeldEpoch { epoch: 1, cancelling: false, over: true })]);
+        assert_eq!(reconcile(&over, &BTreeSet::new(), vec![]), []);
+        let newer = reconcile(&over, &BTreeSet::new(), vec![assignment("t", 2)]);
+        assert_eq!(newer, [Action::Drop("t".into()), Action::Start(Box::new(assignment("t", 2)))]);
     }
 
     #[test]
@@ -100,7 +119,7 @@ mod tests {
         let cancelled = Assignment { cancel: true, spec: None, ..assignment("t", 1) };
         let mut tasks = held(&[("t", 1)]);
         assert_eq!(reconcile(&tasks, &BTreeSet::new(), vec![cancelled.clone()]), [Action::Cancel("t".into())]);
-        tasks.insert("t".into(), HeldEpoch { epoch: 1, cancelling: true });
+        tasks.insert("t".into(), HeldEpoch { epoch: 1, cancelling: true, over: false });
         assert_eq!(reconcile(&tasks, &BTreeSet::new(), vec![cancelled]), []);
     }
 
@@ -113,7 +132,8 @@ mod tests {
         fn afterwards_exactly_what_is_desired_is_held(now in any_tasks(), then in any_tasks()) {
             let mut tasks: BTreeMap<String, u64> =
                 now.iter().map(|&(task, epoch)| (task.to_string(), epoch)).collect();
-            let before = tasks.iter().map(|(t, &epoch)| (t.clone(), HeldEpoch { epoch, cancelling: false })).collect();
+            let held = |epoch| HeldEpoch { epoch, cancelling: false, over: false };
+            let before = tasks.iter().map(|(task, &epoch)| (task.clone(), held(epoch))).collect();
             let desired: BTreeMap<u8, u64> = then.into_iter().collect();
             let answer = desired.iter().map(|(task, &epoch)| assignment(&task.to_string(), epoch)).collect();
             for action in reconcile(&before, &BTreeSet::new(), answer) {

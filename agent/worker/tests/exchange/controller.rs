@@ -75,6 +75,8 @@ pub(crate) struct Script {
     pub(crate) waiting: usize,
     /// Exchanges that do.
     pub(crate) asking: usize,
+    /// Ends that were told, and whose reply is waited for.
+    pub(crate) telling: usize,
     /// The last report on each pool and remote.
     pub(crate) pools: Vec<PoolReport>,
     pub(crate) remotes: Vec<RemoteReport>,
@@ -88,6 +90,7 @@ struct Inner {
     happened: watch::Sender<u64>,
     records_pass: watch::Sender<bool>,
     syncs_pass: watch::Sender<bool>,
+    ends_pass: watch::Sender<bool>,
 }
 
 /// The controller. Clones are handles to the same one.
@@ -103,6 +106,7 @@ impl Controller {
             happened: watch::channel(0).0,
             records_pass: watch::channel(true).0,
             syncs_pass: watch::channel(true).0,
+            ends_pass: watch::channel(true).0,
         }))
     }
 
@@ -114,6 +118,11 @@ impl Controller {
     /// Whether records of tasks are answered, or held until they may be.
     pub(crate) fn let_records_pass(&self, pass: bool) {
         self.0.records_pass.send_replace(pass);
+    }
+
+    /// Whether the end of a task, once it is known, is replied to, or the reply held until it may go.
+    pub(crate) fn let_replies_to_ends_pass(&self, pass: bool) {
+        self.0.ends_pass.send_replace(pass);
     }
 
     /// From now on an exchange has to wait for its answer; returns when one does.
@@ -341,7 +350,9 @@ impl WorkService for Controller {
         }
         self.script().tasks.retain(|task| task.task != request.task || task.epoch != request.epoch);
         let (task, epoch, op_seq) = (request.task, request.epoch, request.op_seq);
+        let _telling = Waiting::begin(self, |script| &mut script.telling);
         self.note(Call::Complete { task, epoch, op_seq, succeeded });
+        self.0.ends_pass.subscribe().wait_for(|pass| *pass).await.unwrap();
         Ok(Response::new(CompleteResponse::default()))
     }
 

@@ -41,6 +41,21 @@ async fn an_answer_that_comes_after_the_end_of_a_task_does_not_begin_it_again() 
 }
 
 #[tokio::test]
+async fn an_end_that_is_known_is_not_taken_for_a_revocation_before_its_reply_arrives() {
+    let stage = Stage::set().await;
+    let controller = &stage.controller;
+    controller.let_replies_to_ends_pass(false);
+    let task = controller.assign(1, 1);
+    controller.until("its end to be known", |script| script.completed(&task) == [1]).await;
+    // By now no answer names the task any more.
+    controller.exchanges(3).await;
+    assert_eq!(controller.script().telling, 1, "the agent cut off what it was telling");
+    controller.let_replies_to_ends_pass(true);
+    controller.until("the task to be let go", |script| script.held().is_empty()).await;
+    assert_eq!(controller.script().completed(&task), [1], "the end was told once");
+}
+
+#[tokio::test]
 async fn a_revoked_task_does_nothing_more() {
     let stage = Stage::set().await;
     let controller = &stage.controller;
