@@ -12,7 +12,7 @@ mod source;
 pub use format::{BLOCK_BYTES, MAX_SIZE, VhdKind};
 pub use head::VhdHead;
 pub use plan::VhdPlan;
-pub use sink::{PieceWriter, VhdSink};
+pub use sink::{PIECES_HELD_BACK, PieceWriter, VhdSink};
 pub use source::VhdSource;
 
 pub(crate) use format::{FOOTER_BYTES, Footer, HEADER_BYTES, Header, UNUSED, bat_bytes};

@@ -378,14 +378,18 @@ async fn an_upload_of_another_length_than_announced_never_succeeds() {
 async fn a_host_that_reads_no_more_stops_an_upload_in_time() {
     let host = Host::start().await;
     let (_client, mut upload) = upload(&host, 1_000_000_000, Script::Ignore).await;
-    let piece = Bytes::from(data(1 << 20));
+    let piece = Bytes::from(data(2 << 20));
+    let mut taken = 0;
     let standing = async {
         loop {
             upload.send(piece.clone()).await?;
+            taken += 1;
         }
     };
     let error: Result<(), Error> = tokio::time::timeout(Duration::from_secs(10), standing).await.unwrap();
     assert!(matches!(error, Err(Error::Stalled { .. })), "{error:?}");
+    // Whoever hands pieces over cannot use their memory again, and reckons with less than eight (`PieceWriter`).
+    assert!(taken < 8, "{taken} pieces were taken for a host that reads nothing");
     upload.abort().await.unwrap();
     assert_eq!(host.called("task.cancel"), 1);
     no_task_is_left(&host);

@@ -9,10 +9,15 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use coffer_extent::{Buffer, BufferPool, Extent, ExtentError, ExtentSink};
 
+/// Pieces that a [`PieceWriter`] may have under way at once: more than any has, so that it is the writer that waits for
+/// the other end, and notices when nothing moves.
+pub const PIECES_HELD_BACK: usize = 8;
+
 /// Where a stream goes, piece by piece.
 #[async_trait]
 pub trait PieceWriter: Send {
-    /// Takes the next piece of the stream, whole, without copying it; waits while the other end is behind.
+    /// Takes the next piece of the stream, whole, without copying it; waits while the other end is behind, at the latest
+    /// when it has [`PIECES_HELD_BACK`] pieces that the other end did not take.
     ///
     /// # Errors
     /// What the other end says. Nothing more can be written then.
@@ -49,8 +54,8 @@ pub struct VhdSink<W> {
 }
 
 const BITMAP_BYTES: usize = 512;
-/// One block that is being put together, two on their way.
-const BLOCKS_IN_MEMORY: usize = 3;
+/// Those under way, and the one that is being put together. Memory is taken only for as many as there are at once.
+const BLOCKS_IN_MEMORY: usize = PIECES_HELD_BACK + 1;
 
 impl<W: PieceWriter> VhdSink<W> {
     /// A sink that writes the stream of `plan` to `writer`; errors name `stream`.
@@ -123,7 +128,8 @@ impl<W: PieceWriter> VhdSink<W> {
         Ok(())
     }
 
-    /// The block at `position`, or a new one with an empty bitmap; waits until the blocks before are on their way.
+    /// The block at `position`, or a new one with an empty bitmap. There is always memory for one: the writer waits before
+    /// it has all.
     async fn open_block(&mut self) -> Buffer {
         if let Some(block) = self.block.take() {
             return block;

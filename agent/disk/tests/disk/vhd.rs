@@ -1,7 +1,7 @@
 //! VHD streams: as hosts write them, as QEMU writes and reads them, and broken in every way.
 
 use crate::support::{KIB, MIB, chain, collect, disk, mixed_disk, noise, pool, pump, qemu_img, run, same_disk, text};
-use coffer_disk::vhd::{BLOCK_BYTES, VhdHead, VhdKind, VhdPlan, VhdSink, VhdSource};
+use coffer_disk::vhd::{BLOCK_BYTES, PIECES_HELD_BACK, PieceWriter, VhdHead, VhdKind, VhdPlan, VhdSink, VhdSource};
 use coffer_extent::{BufferPool, Extent, ExtentSink, ExtentSource, MemorySource, RangeSet, StreamError};
 use proptest::prelude::*;
 
@@ -197,6 +197,31 @@ async fn what_the_plan_leaves_out_is_refused() {
     let late = Extent::Data { offset: 2 * MIB, bytes: bytes::Bytes::from_static(&[1; 512]) };
     assert!(accept(dynamic, vec![zero(0, 2 * MIB), late]).await.unwrap_err().contains("not in the plan"));
     assert!(VhdPlan::from_ranges(u64::MAX, &RangeSet::new(), dynamic).is_err());
+}
+
+/// The way to a host that has stopped reading: some blocks are under way, the next is waited for in vain.
+struct Stalled(Vec<bytes::Bytes>);
+
+#[async_trait::async_trait]
+impl PieceWriter for Stalled {
+    async fn write(&mut self, piece: bytes::Bytes) -> std::io::Result<()> {
+        if self.0.len() == PIECES_HELD_BACK {
+            return Err(std::io::Error::new(std::io::ErrorKind::TimedOut, "nothing moves any more"));
+        }
+        self.0.push(piece);
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_that_stops_reading_is_noticed_by_the_writer_and_not_waited_for_in_the_sink() {
+    let size = 32 * BLOCK_BYTES;
+    let plan = VhdPlan::from_ranges(size, &RangeSet::full(size), VhdKind::Dynamic).unwrap();
+    let mut sink = VhdSink::new(Stalled(Vec::new()), plan, "xvda");
+    let zero = Extent::Zero { offset: 0, len: size };
+    let outcome = tokio::time::timeout(std::time::Duration::from_secs(60), sink.accept(zero)).await;
+    let error = outcome.expect("the sink waits for memory that the writer holds").unwrap_err();
+    assert!(chain(&error).contains("nothing moves any more"), "{}", chain(&error));
 }
 
 #[tokio::test]
