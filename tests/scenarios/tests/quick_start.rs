@@ -10,6 +10,9 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
 use tokio::process::Command;
 
+/// What is left when all is over: the mark that says whose folder it is, and disk images for the next time.
+const LEFT: [&str; 2] = [".made-by-quickstart", "disks"];
+
 struct QuickStart {
     folder: TempDir,
     programs: PathBuf,
@@ -47,10 +50,13 @@ impl QuickStart {
         Ok(found)
     }
 
-    /// Names in its folder.
+    /// Names in its folder, in order.
     fn files(&self) -> Result<Vec<String>> {
         let entries = std::fs::read_dir(self.folder.path())?;
-        entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+        let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+        let mut names = names.collect::<Result<Vec<_>>>()?;
+        names.sort();
+        Ok(names)
     }
 }
 
@@ -98,7 +104,7 @@ async fn the_quick_start_tells_on_a_page_what_it_backed_up_and_restored_and_leav
     let (page, _) = page.split_once("Nothing is left running").with_context(|| page.to_owned())?;
     assert!(page.lines().count() <= 24 && page.lines().all(|line| line.chars().count() <= 120), "{page}");
     assert_eq!(quick_start.processes()?, Vec::<String>::new());
-    assert_eq!(quick_start.files()?, ["disks"]);
+    assert_eq!(quick_start.files()?, LEFT);
     Ok(())
 }
 
@@ -125,7 +131,24 @@ async fn a_quick_start_that_is_kept_can_be_looked_at_is_not_started_twice_and_is
     let stopped = quick_start.run(&["--stop"]).await?;
     ensure!(stopped.status.success(), "{}", text(&stopped));
     assert_eq!(quick_start.processes()?, Vec::<String>::new());
-    assert_eq!(quick_start.files()?, ["disks"]);
+    assert_eq!(quick_start.files()?, LEFT);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_folder_with_something_of_somebody_else_in_it_is_refused_and_stays_as_it_is() -> Result<()> {
+    let quick_start = QuickStart::new()?;
+    let thesis = quick_start.folder.path().join("thesis.txt");
+    std::fs::write(&thesis, "the only copy")?;
+    for options in [&[][..], &["--keep"], &["--stop"]] {
+        let refused = quick_start.run(options).await?;
+        assert_eq!(refused.status.code(), Some(64), "{}", text(&refused));
+        assert!(text(&refused).contains(&quick_start.folder.path().display().to_string()), "{}", text(&refused));
+        assert_eq!(
+            (quick_start.files()?, std::fs::read_to_string(&thesis)?),
+            (vec!["thesis.txt".into()], "the only copy".into())
+        );
+    }
     Ok(())
 }
 
@@ -145,6 +168,6 @@ async fn an_interrupted_quick_start_leaves_nothing_running() -> Result<()> {
     kill_process_group(Pid::from_raw(id).context("an id is positive")?, Signal::INT)?;
     assert_eq!(child.wait().await?.code(), Some(130));
     assert_eq!(quick_start.processes()?, Vec::<String>::new());
-    assert_eq!(quick_start.files()?, ["disks"]);
+    assert_eq!(quick_start.files()?, LEFT);
     Ok(())
 }
