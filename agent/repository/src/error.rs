@@ -198,8 +198,12 @@ impl Error {
             Self::Invalid { .. } => "use letters, digits, dots, dashes and underscores",
             Self::Misuse { .. } => "report this: it is an error in the program",
             Self::Cancelled => "run it again when you want it",
-            Self::KeyDerivation { .. } => "run a check; use another password of this repository",
-            Self::PruneRefused { .. } => "run a check; forget the points that cannot be read, then prune again",
+            Self::KeyDerivation { .. } => {
+                "look at the key file with `restic key list`; use another password of this repository"
+            }
+            Self::PruneRefused { .. } => {
+                "look at the remote with `restic check`; delete the points that cannot be read, then prune again"
+            }
         }
     }
 }

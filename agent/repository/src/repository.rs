@@ -207,7 +207,7 @@ impl Repository {
         self.confirm().await?;
         let listed = self.inner.list_snapshots().await?;
         for (id, error) in &listed.damaged {
-            tracing::warn!(snapshot = %id, error = crate::index::describe(error), "a snapshot is damaged; run a check");
+            tracing::warn!(snapshot = %id, error = crate::index::describe(error), "a snapshot is damaged: look at the remote with `restic check`");
         }
         let infos = listed.readable.iter().filter_map(|(id, snapshot)| info_of(*id, snapshot).ok());
         let mut points: Vec<PointInfo> = infos.filter(PointInfo::is_ours).collect();

@@ -125,7 +125,7 @@ impl Index {
                     file.packs.iter().for_each(|pack| map.add(pack));
                 }
                 (Err(reason), _) => {
-                    tracing::warn!(index = %id, reason, "an index file is damaged; run a check");
+                    tracing::warn!(index = %id, reason, "an index file is damaged: look at the remote with `restic check`");
                     files.damaged.push((id, reason));
                     continue;
                 }

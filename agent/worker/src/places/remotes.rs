@@ -42,11 +42,13 @@ pub(super) async fn keep(
     };
     let keeping = async {
         let mut delays = BETWEEN_ATTEMPTS.delays(rand::random());
+        let mut said = None;
         loop {
             let trouble = match open(&id, &access).await {
                 Ok((open, mut space)) => {
                     delays.reset();
                     access.repository_id = open.repository.id().to_string();
+                    said = None;
                     tracing::info!(remote = %id, repository = %open.repository.id(), "remote is ready");
                     standing.send_replace(Standing::Usable(open.clone()));
                     loop {
@@ -60,7 +62,11 @@ pub(super) async fn keep(
                 }
                 Err(trouble) => trouble,
             };
-            tracing::warn!(remote = %id, reason = trouble.reason(), "remote cannot be used: {trouble}");
+            // It is tried again for ever: what was said once is not said at every attempt.
+            if said.as_ref() != Some(&trouble) {
+                tracing::warn!(remote = %id, reason = trouble.reason(), "remote cannot be used: {trouble}");
+                said = Some(trouble.clone());
+            }
             report(RemoteReport { problem: Some(trouble.to_problem()), ..RemoteReport::default() });
             standing.send_replace(Standing::Unusable(trouble));
             tokio::time::sleep(delays.next().unwrap_or(BETWEEN_ATTEMPTS.max)).await;
