@@ -5,8 +5,9 @@
 //! arrives or before its answer does, and the program is killed then.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use coffer_proto::v1::run;
@@ -220,7 +221,7 @@ async fn stored_snapshots(site: &Site) -> Result<BTreeSet<String>> {
 enum Trap {
     Call(Held),
     Fault(FaultId, When),
-    Snapshot(PathBuf, usize),
+    Snapshot(PathBuf, BTreeSet<OsString>),
 }
 
 impl Trap {
@@ -229,7 +230,7 @@ impl Trap {
             At(moment) => return Ok(Self::Call(site.gate()?.hold(moment))),
             HalfPublished => {
                 let folder = site.remote_path().join("repository/snapshots");
-                let before = std::fs::read_dir(&folder)?.count();
+                let before = names_in(&folder)?;
                 return Ok(Self::Snapshot(folder, before));
             }
             During(method, nth) => Fault::CallDelay { method: method.to_owned(), delay_ms: 1500, nth, times: 1 },
@@ -245,11 +246,12 @@ impl Trap {
         match self {
             Self::Call(held) => held.reached().await,
             Self::Snapshot(folder, before) => {
-                // Looked at as often as possible: the other half follows within milliseconds.
-                let (folder, before) = (folder.clone(), *before);
+                // Looked at as often as possible: the other half follows within milliseconds. Names, since retention soon
+                // removes as many as came.
+                let (folder, before) = (folder.clone(), std::mem::take(before));
                 let begin = std::time::Instant::now();
                 tokio::task::spawn_blocking(move || {
-                    while std::fs::read_dir(&folder)?.count() == before {
+                    while names_in(&folder)?.is_subset(&before) {
                         ensure!(begin.elapsed().as_secs() < 60, "no snapshot came into {}", folder.display());
                         std::thread::yield_now();
                     }
@@ -279,6 +281,10 @@ impl Trap {
         }
         Ok(())
     }
+}
+
+fn names_in(folder: &Path) -> Result<BTreeSet<OsString>> {
+    std::fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name())).collect()
 }
 
 async fn backups(victim: Victim, moments: Vec<When>) -> Result<()> {
