@@ -5,6 +5,7 @@ use std::sync::Arc;
 use coffer_extent::ExtentError;
 
 use crate::format::Fault;
+use crate::objects::pack_name;
 use crate::{BlobId, PackId, RepositoryId, SnapshotId};
 
 /// A failed operation on a repository.
@@ -70,6 +71,16 @@ pub enum Error {
     Damaged {
         /// The object, as it is called on the remote.
         object: String,
+        /// What is wrong with it.
+        source: Fault,
+    },
+    /// A pack does not hold what an index says.
+    #[error("{} is damaged", place(pack, blob.as_ref()))]
+    PackDamaged {
+        /// The pack.
+        pack: PackId,
+        /// The blob in it that was read.
+        blob: Option<BlobId>,
         /// What is wrong with it.
         source: Fault,
     },
@@ -161,6 +172,32 @@ impl Error {
         Self::Damaged { object: object.to_string(), source: source.into() }
     }
 
+    pub(crate) fn damaged_pack(pack: &PackId, source: Fault) -> Self {
+        Self::PackDamaged { pack: *pack, blob: None, source }
+    }
+
+    pub(crate) fn damaged_blob(pack: &PackId, blob: &BlobId, source: Fault) -> Self {
+        Self::PackDamaged { pack: *pack, blob: Some(*blob), source }
+    }
+
+    /// Whether data that was stored is lost: missing, short, or not what its hash says.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Damaged { .. } | Self::PackDamaged { .. } | Self::BlobMissing { .. } | Self::PackMissing { .. } => true,
+            Self::Unreadable { source, .. } => source.is_damage(),
+            _ => false,
+        }
+    }
+
+    /// The pack that is damaged or missing.
+    pub(crate) fn lost_pack(&self) -> Option<PackId> {
+        match self {
+            Self::PackDamaged { pack, .. } | Self::PackMissing { pack } => Some(*pack),
+            Self::Unreadable { source, .. } => source.lost_pack(),
+            _ => None,
+        }
+    }
+
     /// Whether the same call can succeed later without anybody doing anything.
     pub fn is_retryable(&self) -> bool {
         match self {
@@ -190,8 +227,8 @@ impl Error {
             Self::WrongPassword { .. } => "give the password this repository was made with, or another one added to it",
             Self::LastKey => "add another password first",
             Self::ChunkSize { .. } => "choose 1 MiB unless you know better",
-            Self::Damaged { .. } | Self::BlobMissing { .. } | Self::PackMissing { .. } => {
-                "run `restic check --read-data` to learn what is hit, then follow \"A damaged repository\" in docs/operations.md: a new backup alone does not store lost data again"
+            Self::Damaged { .. } | Self::PackDamaged { .. } | Self::BlobMissing { .. } | Self::PackMissing { .. } => {
+                "verify the restore point, so that the next backup stores again what is lost of it; then look at the remote's disk (\"A damaged repository\" in docs/operations.md)"
             }
             Self::NoFile { .. } => "list the files of the point",
             Self::TooLarge { .. } => "read it in parts",
@@ -206,6 +243,12 @@ impl Error {
             }
         }
     }
+}
+
+/// How a pack, or a blob in it, is called on the remote.
+fn place(pack: &PackId, blob: Option<&BlobId>) -> String {
+    let pack = pack_name(pack);
+    blob.map_or_else(|| pack.to_string(), |blob| format!("blob {blob} in {pack}"))
 }
 
 impl From<Error> for ExtentError {

@@ -1,6 +1,7 @@
 //! The repository on a remote, in restic format version 2: written by extents, read as block devices, and open to every stock program.
 //!
-//! This crate owns what stands below `repository/` on a remote, and the marks of prune below `coffer/prune/`. It never decides which point is
+//! This crate owns what stands below `repository/` on a remote, the marks of prune below `coffer/prune/`, and the notes
+//! of damaged packs below `coffer/damaged/`. It never decides which point is
 //! kept, which snapshot is a restore point (the commit record says so), or where a remote is.
 //!
 //! # Invariants
@@ -16,6 +17,7 @@
 
 mod check;
 mod content;
+mod damage;
 mod error;
 pub mod format;
 mod id;

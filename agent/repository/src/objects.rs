@@ -187,11 +187,14 @@ impl Objects {
         self.key.open_in_place(&mut sealed).map(|plain| plain.to_vec())
     }
 
-    /// Reads a range of a pack. What is missing is named as a pack.
+    /// Reads a range of a pack. A pack that is missing or too short is named as such.
     pub(crate) async fn read_pack(&self, pack: &PackId, range: Range<u64>) -> Result<Bytes, Error> {
         match self.remote.read_range(&pack_name(pack), range).await {
             Ok(bytes) => Ok(bytes),
             Err(coffer_remote::Error::NotFound { .. }) => Err(Error::PackMissing { pack: *pack }),
+            Err(coffer_remote::Error::OutOfRange { size, wanted, .. }) => {
+                Err(Error::damaged_pack(pack, Fault::Short { found: size, needed: wanted.end }))
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -201,7 +204,7 @@ impl Objects {
         let sealed = self.read_pack(pack, range_of(&blob)).await?;
         let (objects, pack) = (self.clone(), *pack);
         blocking(move || {
-            let opened = objects.open_blob(&blob, &sealed).map_err(|fault| damaged_blob(&pack, &blob.id, fault))?;
+            let opened = objects.open_blob(&blob, &sealed).map_err(|fault| Error::damaged_blob(&pack, &blob.id, fault))?;
             Ok(Bytes::from(opened))
         })
         .await
@@ -209,7 +212,7 @@ impl Objects {
 
     /// Reads the header of a pack of `size` bytes: which blobs it holds, checked against its size.
     pub(crate) async fn read_header(self: &Arc<Self>, pack: &PackId, size: u64) -> Result<Vec<PackedBlob>, Error> {
-        let damaged = |fault| Error::damaged(pack_name(pack), fault);
+        let damaged = |fault| Error::damaged_pack(pack, fault);
         let tail_start = size.checked_sub(4).ok_or_else(|| damaged(Fault::Cut))?;
         let tail = self.read_pack(pack, tail_start..size).await?;
         let length = u32::from_le_bytes(tail.as_ref().try_into().map_err(|_| damaged(Fault::Cut))?);
@@ -258,10 +261,6 @@ impl Objects {
 
 pub(crate) fn range_of(blob: &PackedBlob) -> Range<u64> {
     u64::from(blob.offset)..u64::from(blob.offset) + u64::from(blob.length)
-}
-
-pub(crate) fn damaged_blob(pack: &PackId, blob: &BlobId, fault: Fault) -> Error {
-    Error::damaged(format!("blob {blob} in {}", pack_name(pack)), fault)
 }
 
 /// A blob by what names it.

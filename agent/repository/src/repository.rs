@@ -13,13 +13,13 @@ use sha2::{Digest, Sha256};
 
 use crate::format::{BlobKind, Config, Fault, KeyFile, MasterKey, Snapshot, Tree, read_tree};
 use crate::id::sha256;
-use crate::index::Index;
+use crate::index::{Index, Trust};
 use crate::meta::VM_TAG;
-use crate::objects::{BlobKey, Objects, blocking, damaged_blob, ids, name, range_of, snapshot_name};
+use crate::objects::{BlobKey, Objects, blocking, ids, name, range_of, snapshot_name};
 use crate::pipeline::Pipeline;
 use crate::reader::Cache;
 use crate::session::BackupSession;
-use crate::{BackupOptions, BlobId, Error, KeyId, Point, PointInfo, RepositoryId, RepositoryOptions, SnapshotId};
+use crate::{BackupOptions, BlobId, Error, FileContent, KeyId, Point, PointInfo, RepositoryId, RepositoryOptions, SnapshotId};
 
 /// Key files tried when a repository is opened.
 const MAX_KEYS: usize = 32;
@@ -227,6 +227,16 @@ impl Repository {
         Point::open(self.inner.clone(), info, snapshot.tree).await
     }
 
+    /// Whether a backup can be built on this content: as far as is known, no chunk of it is lost.
+    pub async fn is_sound(&self, content: &FileContent) -> bool {
+        let (inner, content) = (self.inner.clone(), content.clone());
+        blocking(move || {
+            let map = inner.index.map();
+            content.blobs().iter().all(|id| map.trust(&(BlobKind::Data, *id)).is_some_and(|trust| trust > Trust::Damaged))
+        })
+        .await
+    }
+
     /// Removes a snapshot; to be repeated at will. What only it needed goes with later prunes.
     ///
     /// # Errors
@@ -260,7 +270,7 @@ impl Inner {
             }
         })
         .await
-        .map_err(|fault| damaged_blob(&found.pack, &id, fault))
+        .map_err(|fault| Error::damaged_blob(&found.pack, &id, fault))
     }
 
     pub(crate) async fn snapshot(&self, id: SnapshotId) -> Result<Arc<Snapshot>, Error> {

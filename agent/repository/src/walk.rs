@@ -48,10 +48,7 @@ pub(crate) async fn walk(inner: &Inner, snapshots: &[(SnapshotId, Arc<Snapshot>)
                 }
                 // `reach` has noted it.
                 Err(Error::BlobMissing { .. }) => {}
-                Err(error @ (Error::Damaged { .. } | Error::PackMissing { .. })) => walked.note(*snapshot, error),
-                Err(Error::Remote(error @ coffer_remote::Error::OutOfRange { .. })) => {
-                    walked.note(*snapshot, error.into())
-                }
+                Err(error) if error.is_damage() => walked.note(*snapshot, error),
                 Err(error) => return Err(error),
             }
         }

@@ -307,21 +307,6 @@ async fn packs_without_an_index_are_collected() {
     assert!(repository.point(kept).await.is_ok());
 }
 
-async fn damage(remote: &MemoryRemote, name: &ObjectName, how: &str) {
-    let bytes = remote.read(name).await.unwrap().to_vec();
-    match how {
-        "absent" => remote.delete(name).await.unwrap(),
-        "cut" => remote.overwrite(name, Bytes::from(bytes[..bytes.len() / 2].to_vec())),
-        "empty" => remote.overwrite(name, Bytes::new()),
-        _ => {
-            let mut bytes = bytes;
-            let middle = bytes.len() / 3;
-            bytes[middle] ^= 0x10;
-            remote.overwrite(name, Bytes::from(bytes));
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn every_damaged_object_gives_an_error_and_never_wrong_bytes() {
     let original = MemoryRemote::new();
@@ -331,14 +316,14 @@ async fn every_damaged_object_gives_an_error_and_never_wrong_bytes() {
     let everything = original.list(&ObjectName::new("repository").unwrap()).await.unwrap();
     assert_eq!(everything.len(), 6, "config, key, two packs, index, snapshot");
     for object in everything {
-        for how in ["absent", "cut", "empty", "flipped"] {
+        for how in Loss::ALL {
             let remote = Arc::new(original.fork());
-            damage(&remote, &object.name, how).await;
+            how.happen(&remote, &object.name).await;
             let restored = async {
                 let repository = Repository::open(remote.clone(), &password(), options()).await?;
                 let point = repository.point(id).await?;
                 let read = read_extents(&point, "disks/xvda.raw").await.map_err(inner)?;
-                assert!(read == disk, "{} {how}: wrong bytes", object.name);
+                assert!(read == disk, "{} {how:?}: wrong bytes", object.name);
                 Ok::<_, Error>(())
             };
             let error = restored.await.unwrap_err();
@@ -346,17 +331,17 @@ async fn every_damaged_object_gives_an_error_and_never_wrong_bytes() {
             if let Ok(repository) = Repository::open(remote.clone(), &password(), options()).await {
                 let report = repository.check(CheckLevel::ReadData).await.unwrap();
                 let listed = repository.points().await.unwrap();
-                assert!(!report.is_clean() || listed.is_empty(), "{} {how}: check saw nothing", object.name);
+                assert!(!report.is_clean() || listed.is_empty(), "{} {how:?}: check saw nothing", object.name);
                 let pruned = match repository.plan_prune(prune_at_once()).await {
                     Ok(plan) => repository.prune(plan).await.map(|_| ()),
                     Err(error) => Err(error),
                 };
-                let is_snapshot_gone = object.name.as_str().contains("snapshots") && how == "absent";
+                let is_snapshot_gone = object.name.as_str().contains("snapshots") && *how == Loss::Absent;
                 let is_data_pack =
-                    matches!(how, "flipped" | "cut" | "empty") && object.name.as_str().contains("/data/");
+                    *how != Loss::Absent && object.name.as_str().contains("/data/");
                 assert!(
                     pruned.is_err() || is_snapshot_gone || is_data_pack,
-                    "{} {how}: pruned all the same",
+                    "{} {how:?}: pruned all the same",
                     object.name
                 );
             }
@@ -371,7 +356,7 @@ async fn a_damaged_chunk_names_the_disk_and_its_range_and_the_rest_is_readable()
     let disk = noise(1, 20 * CHUNK);
     let id = backup(&repository, 1, &disk).await.unwrap();
     let largest = list(&remote, "data").await.into_iter().max_by_key(|info| info.size).unwrap();
-    damage(&remote, &largest.name, "flipped").await;
+    Loss::Flipped.happen(&remote, &largest.name).await;
     let point = open(remote.clone()).await.point(id).await.unwrap();
     let reader = point.disk("disks/xvda.raw").unwrap();
     let (mut bad, mut good) = (Vec::new(), 0);

@@ -1,4 +1,4 @@
-//! Random disks, writes, deltas, deletions and prunes against a model that keeps every disk in memory.
+//! Random disks, writes, deltas, deletions, prunes and losses against a model that keeps every disk in memory.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops where it is")]
 
@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use coffer_remote::MemoryRemote;
-use coffer_repository::{BackupOptions, CheckLevel, PruneOptions, Repository, SnapshotId};
+use coffer_remote::{MemoryRemote, ObjectName, Remote};
+use coffer_repository::{BackupOptions, CheckLevel, Error, FileContent, PruneOptions, Repository, SnapshotId};
 use proptest::prelude::*;
 use support::*;
 
@@ -40,11 +40,16 @@ enum Step {
     Prune {
         repack_waste: f64,
     },
+    /// A pack is damaged or lost, and that is found.
+    Lose {
+        pack: prop::sample::Index,
+        how: Loss,
+    },
     /// A new process.
     Reopen,
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step(losses: u32) -> impl Strategy<Value = Step> {
     let size = 20 * CHUNK;
     prop_oneof![
         4 => (0..size, 1..3 * CHUNK, 0..5_u64).prop_map(|(start, length, seed)| Step::Write { start, length, seed }),
@@ -55,10 +60,13 @@ fn step() -> impl Strategy<Value = Step> {
         2 => any::<prop::sample::Index>().prop_map(|point| Step::Forget { point }),
         2 => (0.0..0.9).prop_map(|repack_waste| Step::Prune { repack_waste }),
         1 => Just(Step::Reopen),
+        losses => (any::<prop::sample::Index>(), prop::sample::select(Loss::ALL)).prop_map(|(pack, how)| Step::Lose { pack, how }),
     ]
 }
 
-async fn run(steps: Vec<Step>) {
+/// Returns whether a point was damaged at the end.
+async fn run(steps: Vec<Step>) -> bool {
+    let mut was_damaged = false;
     let remote = Arc::new(MemoryRemote::new());
     let mut repository = init(remote.clone()).await;
     let mut disk = noise(1, 10 * CHUNK + 77);
@@ -82,17 +90,21 @@ async fn run(steps: Vec<Step>) {
                 let points: Vec<SnapshotId> = model.keys().copied().collect();
                 let parent = parent.filter(|_| !points.is_empty()).map(|parent| points[parent.index(points.len())]);
                 let session = repository.begin_backup(BackupOptions::default()).await.unwrap();
-                let (content, given) = match parent {
-                    Some(parent) => {
-                        let content = repository.point(parent).await.unwrap().content("disks/xvda.raw").unwrap();
-                        (Some(content), delta(&model[&parent], &disk, step))
-                    }
-                    None => (None, extents(&disk, step)),
+                let content = match parent {
+                    Some(parent) => sound_content(&repository, parent).await,
+                    None => None,
+                };
+                let given = match (&content, parent) {
+                    (Some(_), Some(parent)) => delta(&model[&parent], &disk, step),
+                    _ => extents(&disk, step),
                 };
                 write_disk(&session, "disks/xvda.raw", disk.len(), given, content).await.unwrap();
                 let sealed = session.seal(meta(i64::try_from(second).unwrap(), parent)).await.unwrap();
                 sealed.publish().await.unwrap();
                 model.insert(sealed.snapshot_id(), disk.clone());
+                // Whatever was lost before.
+                let point = repository.point(sealed.snapshot_id()).await.unwrap();
+                assert!(read_extents(&point, "disks/xvda.raw").await.unwrap() == disk);
             }
             Step::Forget { point } => {
                 let points: Vec<SnapshotId> = model.keys().copied().collect();
@@ -102,37 +114,96 @@ async fn run(steps: Vec<Step>) {
                     model.remove(&point);
                 }
             }
-            Step::Prune { repack_waste } => {
-                let options = PruneOptions { grace: Duration::ZERO, repack_waste, ..PruneOptions::default() };
-                let plan = repository.plan_prune(options).await.unwrap();
-                repository.prune(plan).await.unwrap();
+            Step::Prune { repack_waste } => prune(&repository, repack_waste).await,
+            Step::Lose { pack, how } => {
+                let packs = remote.list(&ObjectName::new("repository/data").unwrap()).await.unwrap();
+                if !packs.is_empty() {
+                    how.happen(&remote, &packs[pack.index(packs.len())].name).await;
+                    repository.check(CheckLevel::ReadData).await.unwrap();
+                }
             }
             Step::Reopen => repository = open(remote.clone()).await,
         }
     }
-    assert_as_modelled(&repository, &model).await;
-    assert_as_modelled(&open(remote).await, &model).await;
+    for repository in [repository, open(remote.clone()).await] {
+        assert_as_modelled(&repository, &model).await;
+        // What is lost for good goes with the points that need it; then nothing is left of the damage.
+        for damaged in repository.check(CheckLevel::ReadData).await.unwrap().damaged_snapshots {
+            repository.forget(damaged).await.unwrap();
+            model.remove(&damaged);
+            was_damaged = true;
+        }
+        for _ in 0..3 {
+            prune(&repository, 0.5).await;
+        }
+        let report = repository.check(CheckLevel::ReadData).await.unwrap();
+        assert!(report.is_clean(), "{report:?}");
+        assert!(remote.list(&ObjectName::new("coffer").unwrap()).await.unwrap().is_empty());
+        assert_as_modelled(&repository, &model).await;
+    }
+    was_damaged
+}
+
+/// The content of a point, unless a part of it is lost.
+async fn sound_content(repository: &Repository, point: SnapshotId) -> Option<FileContent> {
+    let content = repository.point(point).await.ok()?.content("disks/xvda.raw").unwrap();
+    repository.is_sound(&content).await.then_some(content)
+}
+
+/// Refused only while a point is damaged.
+async fn prune(repository: &Repository, repack_waste: f64) {
+    let options = PruneOptions { grace: Duration::ZERO, repack_waste, ..PruneOptions::default() };
+    match repository.plan_prune(options).await {
+        Ok(plan) => drop(repository.prune(plan).await.unwrap()),
+        Err(error) => {
+            assert!(matches!(error, Error::PruneRefused { .. }), "{error}");
+            assert!(!repository.check(CheckLevel::ReadData).await.unwrap().damaged_snapshots.is_empty(), "{error}");
+        }
+    }
 }
 
 async fn assert_as_modelled(repository: &Repository, model: &BTreeMap<SnapshotId, Vec<u8>>) {
     let mut points: Vec<SnapshotId> = repository.points().await.unwrap().into_iter().map(|point| point.id).collect();
     points.sort_unstable();
     assert_eq!(points, model.keys().copied().collect::<Vec<_>>());
+    let damaged = repository.check(CheckLevel::ReadData).await.unwrap().damaged_snapshots;
     for (id, disk) in model {
+        if damaged.contains(id) {
+            assert_never_wrong(repository, *id, disk).await;
+            continue;
+        }
         let point = repository.point(*id).await.unwrap();
         assert!(read_extents(&point, "disks/xvda.raw").await.unwrap() == *disk);
         assert!(read_blocks(&point, "disks/xvda.raw").await == *disk);
     }
-    let report = repository.check(CheckLevel::ReadData).await.unwrap();
-    assert!(report.is_clean(), "{report:?}");
+}
+
+/// A damaged point is read right (the damage is in no disk), or not at all.
+async fn assert_never_wrong(repository: &Repository, id: SnapshotId, disk: &[u8]) {
+    if let Ok(point) = repository.point(id).await
+        && let Ok(extents) = point.extents("disks/xvda.raw")
+        && let Ok(read) = read_all(extents).await
+    {
+        assert!(read == disk);
+    }
+}
+
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(work)
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_listed_point_is_exact_whatever_happened(steps in proptest::collection::vec(step(), 1..25)) {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        runtime.block_on(run(steps));
+    fn every_listed_point_is_exact_whatever_happened(steps in proptest::collection::vec(step(0), 1..25)) {
+        let damaged = block_on(run(steps));
+        prop_assert!(!damaged);
+    }
+
+    #[test]
+    fn what_is_lost_is_stored_again_and_nothing_is_ever_read_wrong(steps in proptest::collection::vec(step(3), 1..25)) {
+        block_on(run(steps));
     }
 }

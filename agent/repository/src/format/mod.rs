@@ -34,6 +34,14 @@ pub enum Fault {
     /// It is shorter than it can be.
     #[error("it is cut")]
     Cut,
+    /// It ends before what an index says it holds.
+    #[error("it has {found} bytes, at least {needed} are needed")]
+    Short {
+        /// Bytes found.
+        found: u64,
+        /// Bytes needed.
+        needed: u64,
+    },
     /// The authentication code does not match: changed bytes, or another repository's.
     #[error("it fails authentication")]
     Authentication,

@@ -31,8 +31,40 @@ pub(crate) struct PackRecord {
     pub(crate) size: u64,
     /// Bytes of its blobs, header apart.
     pub(crate) blob_bytes: u64,
-    /// It will be deleted: nothing new may refer to it.
-    pub(crate) is_marked: bool,
+    /// Whether anything new may build on it.
+    pub(crate) trust: Trust,
+}
+
+/// What may build on a pack; of several copies of a blob, the one in the pack of greater trust counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Trust {
+    /// Nothing: it was found damaged or missing.
+    Damaged,
+    /// Nothing new: it will be deleted.
+    Marked,
+    /// Everything.
+    Full,
+}
+
+/// Packs that nothing new may build on, whether the map has them or not.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Doubts {
+    /// They will be deleted.
+    pub(crate) marked: HashSet<PackId>,
+    /// They were found damaged or missing.
+    pub(crate) damaged: HashSet<PackId>,
+}
+
+impl Doubts {
+    fn trust(&self, pack: &PackId) -> Trust {
+        if self.damaged.contains(pack) {
+            Trust::Damaged
+        } else if self.marked.contains(pack) {
+            Trust::Marked
+        } else {
+            Trust::Full
+        }
+    }
 }
 
 /// Where a blob stands.
@@ -44,18 +76,23 @@ pub(crate) struct Location {
     pub(crate) blob: PackedBlob,
 }
 
-/// Blobs by kind and id; of several copies the first added counts, but one in a pack that is not marked beats one in a pack that is.
+/// Blobs by kind and id; of several copies in packs of the same [`Trust`] the first added counts.
 #[derive(Debug, Clone)]
 pub(crate) struct IndexMap {
     buckets: Vec<Vec<Entry>>,
     packs: Vec<PackRecord>,
     numbers: HashMap<PackId, u32>,
-    marked: HashSet<PackId>,
+    doubts: Doubts,
 }
 
 impl Default for IndexMap {
     fn default() -> Self {
-        Self { buckets: vec![Vec::new(); BUCKETS], packs: Vec::new(), numbers: HashMap::new(), marked: HashSet::new() }
+        Self {
+            buckets: vec![Vec::new(); BUCKETS],
+            packs: Vec::new(),
+            numbers: HashMap::new(),
+            doubts: Doubts::default(),
+        }
     }
 }
 
@@ -64,21 +101,22 @@ fn bucket(id: &[u8; 32]) -> usize {
 }
 
 impl IndexMap {
-    /// An empty map that knows which packs will be deleted.
-    pub(crate) fn with_marked(marked: HashSet<PackId>) -> Self {
-        Self { marked, ..Self::default() }
+    /// An empty map that knows what not to build on.
+    pub(crate) fn doubting(doubts: Doubts) -> Self {
+        Self { doubts, ..Self::default() }
     }
 
-    /// Packs that will be deleted, whether they are in this map or not.
-    pub(crate) fn marked(&self) -> &HashSet<PackId> {
-        &self.marked
+    /// Packs that nothing new may build on.
+    pub(crate) fn doubts(&self) -> &Doubts {
+        &self.doubts
     }
 
-    /// Replaces what is known of which packs will be deleted.
-    pub(crate) fn set_marked(&mut self, marked: HashSet<PackId>) {
-        self.marked = marked;
+    /// Replaces what is known of which packs not to build on. Which of several copies counts stays as it was: for that the map must
+    /// be made anew.
+    pub(crate) fn set_doubts(&mut self, doubts: Doubts) {
+        self.doubts = doubts;
         for pack in &mut self.packs {
-            pack.is_marked = self.marked.contains(&pack.id);
+            pack.trust = self.doubts.trust(&pack.id);
         }
     }
 
@@ -91,8 +129,8 @@ impl IndexMap {
         self.numbers.insert(pack.id, number);
         let bytes: u64 = pack.blobs.iter().map(|blob| u64::from(blob.0.length)).sum();
         let size = bytes + header_bytes(pack.blobs.iter().map(|blob| &blob.0)) as u64;
-        let is_marked = self.marked.contains(&pack.id);
-        self.packs.push(PackRecord { id: pack.id, size, blob_bytes: bytes, is_marked });
+        let trust = self.doubts.trust(&pack.id);
+        self.packs.push(PackRecord { id: pack.id, size, blob_bytes: bytes, trust });
         for blob in &pack.blobs {
             let PackedBlob { id, kind, offset, length, uncompressed } = blob.0;
             let flag = if kind == BlobKind::Tree { TREE } else { 0 };
@@ -102,8 +140,7 @@ impl IndexMap {
             match bucket.binary_search_by_key(&(id.0, kind), key_of) {
                 Ok(place) => {
                     let known = &mut bucket[place];
-                    let is_better = !is_marked && self.packs[(known.pack & !TREE) as usize].is_marked;
-                    if is_better {
+                    if trust > self.packs[(known.pack & !TREE) as usize].trust {
                         *known = entry;
                     }
                 }
@@ -128,9 +165,15 @@ impl IndexMap {
         self.location(bucket.get(place)?)
     }
 
-    /// Whether a new snapshot may refer to the blob: it is here, and will stay.
+    /// Whether a new snapshot may refer to the blob: it is here, as far as is known whole, and will stay.
     pub(crate) fn is_reusable(&self, key: &BlobKey) -> bool {
-        self.get(key).is_some_and(|found| !self.packs[found.pack_number as usize].is_marked)
+        self.trust(key) == Some(Trust::Full)
+    }
+
+    /// How far the blob can be trusted, if it is here.
+    pub(crate) fn trust(&self, key: &BlobKey) -> Option<Trust> {
+        let found = self.get(key)?;
+        Some(self.packs.get(found.pack_number as usize)?.trust)
     }
 
     /// Where each bucket begins in the order of [`Self::blobs`]; for [`Self::ordinal`], until the next change.
@@ -196,18 +239,21 @@ mod tests {
     use crate::format::IndexedBlob;
 
     #[test]
-    fn a_copy_that_will_stay_beats_one_that_will_go() {
+    fn of_several_copies_the_most_trusted_counts() {
         let blob = PackedBlob { id: BlobId([9; 32]), kind: BlobKind::Data, offset: 0, length: 40, uncompressed: None };
-        let pack = |id| IndexedPack { id: PackId([id; 32]), blobs: vec![IndexedBlob(blob)] };
+        let id = |number| PackId([number; 32]);
+        let pack = |number| IndexedPack { id: id(number), blobs: vec![IndexedBlob(blob)] };
         let key = (BlobKind::Data, blob.id);
-        let mut map = IndexMap::with_marked(HashSet::from([PackId([1; 32])]));
-        map.add(&pack(1));
-        assert!(!map.is_reusable(&key));
-        map.add(&pack(2));
-        map.add(&pack(3));
-        assert_eq!(map.get(&key).unwrap().pack, PackId([2; 32]));
-        assert!(map.is_reusable(&key));
-        map.set_marked(HashSet::from([PackId([2; 32])]));
+        let doubts = Doubts { marked: HashSet::from([id(1), id(2)]), damaged: HashSet::from([id(1)]) };
+        let mut map = IndexMap::doubting(doubts);
+        for (number, counts, trust) in
+            [(1, 1, Trust::Damaged), (2, 2, Trust::Marked), (3, 3, Trust::Full), (4, 3, Trust::Full)]
+        {
+            map.add(&pack(number));
+            assert_eq!((map.get(&key).unwrap().pack, map.trust(&key)), (id(counts), Some(trust)));
+            assert_eq!(map.is_reusable(&key), trust == Trust::Full);
+        }
+        map.set_doubts(Doubts { damaged: HashSet::from([id(3)]), ..Doubts::default() });
         assert!(!map.is_reusable(&key));
     }
 

@@ -14,9 +14,9 @@ use futures::{StreamExt, TryStreamExt, stream};
 use crate::format::{Fault, IndexFile, IndexWriter, IndexedPack};
 use crate::objects::{BlobKey, Objects, blocking, ids, index_name, name};
 use crate::prune::Marks;
-use crate::{Error, IndexId, PackId, Permission};
+use crate::{Error, IndexId, PackId, Permission, damage};
 
-pub(crate) use map::{IndexMap, Location};
+pub(crate) use map::{Doubts, IndexMap, Location, PackRecord, Trust};
 
 /// Index files read at one time.
 const PARALLEL_READS: usize = 4;
@@ -39,6 +39,8 @@ pub(crate) struct Index {
 struct Files {
     loaded: HashSet<IndexId>,
     damaged: Vec<(IndexId, String)>,
+    /// The map must be made anew.
+    is_stale: bool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -66,9 +68,12 @@ impl Index {
         pending.push(pack);
     }
 
-    /// Lets nothing new refer to these packs from now on; until the next [`Self::refresh`], which knows what is marked on the remote.
-    pub(crate) fn mark(&self, packs: HashSet<PackId>) {
-        self.map.write().unwrap_or_else(PoisonError::into_inner).set_marked(packs);
+    /// Lets nothing new refer to these packs either, until the next [`Self::refresh`], which knows what is marked on the remote.
+    pub(crate) fn mark(&self, packs: impl IntoIterator<Item = PackId>) {
+        let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
+        let mut doubts = map.doubts().clone();
+        doubts.marked.extend(packs);
+        map.set_doubts(doubts);
     }
 
     /// Takes in what others wrote and lets go of what they removed. Returns the index files that cannot be read: data that only
@@ -76,8 +81,16 @@ impl Index {
     pub(crate) async fn refresh(&self) -> Result<Vec<(IndexId, String)>, Error> {
         let mut files = self.files.lock().await;
         // Before the index files, so that of several copies of a blob the one that stays is taken.
-        let marked = Marks::load(&*self.objects.remote).await?.marked();
-        self.map.write().unwrap_or_else(PoisonError::into_inner).set_marked(marked);
+        let remote = &*self.objects.remote;
+        let doubts = Doubts { marked: Marks::load(remote).await?.marked(), damaged: damage::load(remote).await? };
+        {
+            let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
+            if map.doubts().damaged != doubts.damaged {
+                // Other copies of their blobs count now: the map is made anew.
+                files.is_stale = true;
+            }
+            map.set_doubts(doubts);
+        }
         for attempt in 1.. {
             match self.refresh_once(&mut files).await {
                 Err(Error::Remote(coffer_remote::Error::NotFound { .. })) if attempt < TRIES => {}
@@ -93,12 +106,12 @@ impl Index {
         let listed: HashSet<IndexId> = ids(&listed).map(|(id, _)| id).collect();
         let known: HashSet<IndexId> =
             files.loaded.iter().chain(files.damaged.iter().map(|(id, _)| id)).copied().collect();
-        if known.is_subset(&listed) {
+        // When something was removed, what it listed may be gone.
+        if known.is_subset(&listed) && !files.is_stale {
             self.load(files, listed.difference(&known).copied(), None).await
         } else {
-            // Something was removed: what it listed may be gone.
             let mut fresh = Files::default();
-            let mut map = IndexMap::with_marked(self.map().marked().clone());
+            let mut map = IndexMap::doubting(self.map().doubts().clone());
             self.load(&mut fresh, listed.into_iter(), Some(&mut map)).await?;
             let pending = lock(&self.pending);
             pending.iter().for_each(|pack| map.add(pack));

@@ -11,7 +11,7 @@ use super::marks::rescue_needed;
 use super::{Marks, PrunePlan};
 use crate::format::{Fault, IndexedPack, PackedBlob};
 use crate::lock::ExclusiveLock;
-use crate::objects::{blocking, damaged_blob, ids, name, pack_name, range_of};
+use crate::objects::{blocking, ids, name, pack_name, range_of};
 use crate::repository::{Inner, Repository};
 use crate::walk::walk;
 use crate::{Error, IndexId, PackId, SnapshotId};
@@ -63,6 +63,7 @@ impl Repository {
         report.marked_packs = mark.len() as u64;
         rescue_late(inner, &plan).await?;
         delete(inner, &plan, &mut report).await?;
+        self.note_sound(plan.forgotten).await?;
         inner.index.refresh().await?;
         Ok(report)
     }
@@ -79,7 +80,7 @@ async fn rescue_late(inner: &Arc<Inner>, plan: &PrunePlan) -> Result<(), Error> 
     inner.index.refresh().await?;
     let walked = walk(inner, &late).await?;
     let needed = walked.map.blobs().zip(&walked.used).filter(|(_, used)| **used).map(|(found, _)| found.pack);
-    let needed: HashSet<PackId> = needed.filter(|pack| walked.map.marked().contains(pack)).collect();
+    let needed: HashSet<PackId> = needed.filter(|pack| walked.map.doubts().marked.contains(pack)).collect();
     rescue_needed(&*inner.objects.remote, &needed.into_iter().collect::<Vec<_>>()).await
 }
 
@@ -89,17 +90,15 @@ async fn repack(inner: &Arc<Inner>, plan: &PrunePlan) -> Result<(), Error> {
         return Ok(());
     }
     let failures = inner.pipeline.failures();
-    let mut marked = inner.index.map().marked().clone();
-    marked.extend(plan.repack.iter().map(|(id, _, _)| *id));
-    inner.index.mark(marked);
+    inner.index.mark(plan.repack.iter().map(|(id, _, _)| *id));
     for (pack, size, blobs) in &plan.repack {
         let end = blobs.iter().map(|blob| range_of(blob).end).max().unwrap_or(0).min(*size);
         let sealed = inner.objects.read_pack(pack, 0..end).await?;
         let (objects, pack, blobs) = (inner.objects.clone(), *pack, blobs.clone());
         let checked = blocking(move || {
             let check = |blob: PackedBlob| {
-                let sealed = slice(&sealed, &blob).map_err(|fault| damaged_blob(&pack, &blob.id, fault))?;
-                objects.open_blob(&blob, &sealed).map_err(|fault| damaged_blob(&pack, &blob.id, fault))?;
+                let sealed = slice(&sealed, &blob).map_err(|fault| Error::damaged_blob(&pack, &blob.id, fault))?;
+                objects.open_blob(&blob, &sealed).map_err(|fault| Error::damaged_blob(&pack, &blob.id, fault))?;
                 Ok((blob, sealed))
             };
             blobs.into_iter().map(check).collect::<Result<Vec<_>, Error>>()
@@ -119,7 +118,7 @@ fn slice(sealed: &Bytes, blob: &PackedBlob) -> Result<Bytes, Fault> {
     }
 }
 
-/// The second phase: packs whose time has come go from the index, then from the remote, then from the marks.
+/// The second phase: packs whose time has come, and missing ones, go from the index, then from the remote, then from the marks.
 async fn delete(inner: &Arc<Inner>, plan: &PrunePlan, report: &mut PruneReport) -> Result<(), Error> {
     let remote = &*inner.objects.remote;
     let Some(lock) = ExclusiveLock::take(&inner.objects).await? else {
@@ -142,7 +141,8 @@ async fn delete_locked(inner: &Arc<Inner>, plan: &PrunePlan, report: &mut PruneR
     let due = marks.due(plan.made);
     // What was rescued since the plan is no longer due.
     let delete: HashSet<PackId> = plan.delete.iter().map(|(id, _)| *id).filter(|id| due.contains(id)).collect();
-    drop_from_index(inner, plan, &delete).await?;
+    let missing = plan.missing.iter().copied();
+    drop_from_index(inner, plan, &delete.iter().copied().chain(missing).collect()).await?;
     for (id, bytes) in plan.delete.iter().filter(|(id, _)| delete.contains(id)) {
         plan.options.permission.wait().await;
         remote.delete(&pack_name(id)).await?;

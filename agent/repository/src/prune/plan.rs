@@ -7,7 +7,8 @@ use jiff::Timestamp;
 
 use super::Marks;
 use crate::format::PackedBlob;
-use crate::objects::{ids, name};
+use crate::index::Trust;
+use crate::objects::{ids, name, pack_name};
 use crate::repository::Repository;
 use crate::walk::walk;
 use crate::{Error, PackId, PruneOptions, SnapshotId};
@@ -27,6 +28,10 @@ pub struct PrunePlan {
     pub(super) delete: Vec<(PackId, u64)>,
     /// Packs that were marked and are needed after all.
     pub(super) rescue: Vec<PackId>,
+    /// Packs that an index lists, that are not there, and that nothing needs.
+    pub(super) missing: Vec<PackId>,
+    /// Packs noted as damaged of which nothing is left.
+    pub(super) forgotten: Vec<PackId>,
     pub(super) kept_packs: u64,
     pub(super) kept_bytes: u64,
     pub(super) waiting_packs: u64,
@@ -36,7 +41,8 @@ pub struct PrunePlan {
 impl PrunePlan {
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.repack.is_empty() && self.mark.is_empty() && self.delete.is_empty() && self.rescue.is_empty()
+        let Self { repack, mark, delete, rescue, missing, forgotten, .. } = self;
+        [repack.len(), mark.len(), delete.len(), rescue.len(), missing.len(), forgotten.len()] == [0; 6]
     }
 
     /// Bytes that executing the plan gives back at once.
@@ -114,18 +120,26 @@ impl Repository {
             mark: Vec::new(),
             delete: Vec::new(),
             rescue: Vec::new(),
+            missing: Vec::new(),
+            forgotten: Vec::new(),
             kept_packs: 0,
             kept_bytes: 0,
             waiting_packs: 0,
             waiting_bytes: 0,
             options,
         };
+        // A pack that came after the list was made is not missing.
+        let is_missing = async |pack: &PackId| match inner.objects.remote.stat(&pack_name(pack)).await {
+            Ok(_) => Ok(false),
+            Err(coffer_remote::Error::NotFound { .. }) => Ok(true),
+            Err(error) => Err(Error::from(error)),
+        };
         let mut budget = plan.options.max_repack_bytes;
         let mut wasteful = Vec::new();
         for (pack, usage) in walked.map.packs().iter().zip(uses) {
             let exists = on_remote.contains_key(&pack.id);
             if !usage.blobs.is_empty() {
-                if !exists && inner.objects.remote.stat(&crate::objects::pack_name(&pack.id)).await.is_err() {
+                if !exists && is_missing(&pack.id).await? {
                     return Err(refused(format!("pack {} is missing", pack.id)));
                 }
                 plan.kept_packs += 1;
@@ -135,7 +149,7 @@ impl Repository {
                 let waste = 1.0 - usage.bytes as f64 / pack.blob_bytes.max(1) as f64;
                 if marked.contains(&pack.id) {
                     plan.rescue.push(pack.id);
-                } else if waste >= plan.options.repack_waste {
+                } else if waste >= plan.options.repack_waste && pack.trust > Trust::Damaged {
                     wasteful.push((pack.id, pack.size, usage));
                 }
             } else if due.contains(&pack.id) {
@@ -145,6 +159,8 @@ impl Repository {
                 plan.waiting_bytes += pack.size;
             } else if exists {
                 plan.mark.push((pack.id, pack.size));
+            } else if is_missing(&pack.id).await? {
+                plan.missing.push(pack.id);
             }
         }
         // Those that give back most for the bytes written come first.
@@ -155,6 +171,9 @@ impl Repository {
                 plan.repack.push((id, size, usage.blobs));
             }
         }
+        let damaged = walked.map.doubts().damaged.iter();
+        let is_left = |pack: &PackId| walked.map.pack(pack).is_some() || on_remote.contains_key(pack);
+        plan.forgotten = damaged.filter(|pack| !is_left(pack)).copied().collect();
         // What no index lists: left from a backup that was cut off, or of one that runs now and will have it listed in time.
         for (id, size) in on_remote.into_iter().filter(|(id, _)| walked.map.pack(id).is_none()) {
             if due.contains(&id) {

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use crate::content::Layout;
 use crate::format::{BlobKind, PackedBlob};
-use crate::objects::{blocking, damaged_blob, range_of};
+use crate::objects::{blocking, range_of};
 use crate::repository::Inner;
 use crate::{BlobId, Error, FileContent, PackId};
 
@@ -218,7 +218,7 @@ fn open_part(
         path: path.to_owned(),
         start: part.range.start,
         end: part.range.end,
-        source: Box::new(damaged_blob(&pack, &part.blob.id, fault)),
+        source: Box::new(Error::damaged_blob(&pack, &part.blob.id, fault)),
     };
     let begin = usize::try_from(place.start - start).unwrap_or(usize::MAX);
     let sealed = sealed.get(begin..).and_then(|rest| rest.get(..part.blob.length as usize));

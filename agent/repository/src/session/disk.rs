@@ -18,6 +18,7 @@ use crate::format::BlobKind;
 use crate::objects::joined;
 use crate::pipeline::Stored;
 use crate::reader::FileReader;
+use crate::repository::Repository;
 use crate::{BlobId, DiskStats, Error, FileContent};
 
 /// A chunk on its way into the repository: its number, its bytes, and what became of it.
@@ -194,7 +195,12 @@ impl DiskWriter {
             return Err(self.misuse("an unchanged range behind the end of the parent"));
         }
         let length = usize::try_from(end - start).map_err(|_| self.misuse("a chunk is too long"))?;
-        parent.reader.read(start, length).await
+        let read = parent.reader.read(start, length).await;
+        if let Some(pack) = read.as_ref().err().and_then(Error::lost_pack) {
+            // The backup cannot be built on this parent; one that begins anew stores the chunk again.
+            Repository { inner: self.shared.inner.clone() }.note_damaged([pack]).await?;
+        }
+        read
     }
 
     /// Takes an extent that is a part of a chunk.

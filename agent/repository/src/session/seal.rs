@@ -1,6 +1,5 @@
 //! The end of a backup: everything durable, everything that is referenced there, then the snapshot.
 
-use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
@@ -8,9 +7,11 @@ use uuid::Uuid;
 
 use super::tree::Folder;
 use super::{BackupSession, Entry};
-use crate::format::{BlobKind, Snapshot};
+use crate::check::{loss_of, packs_on};
+use crate::format::{BlobKind, Fault, Snapshot};
+use crate::index::{PackRecord, Trust};
 use crate::meta::{TAG, VM_TAG};
-use crate::objects::{BlobKey, blocking, ids, name, pack_name, snapshot_name};
+use crate::objects::{BlobKey, blocking, snapshot_name};
 use crate::repository::{Inner, Repository};
 use crate::{BlobId, Error, FileContent, PackId, SnapshotId, SnapshotMeta, prune};
 
@@ -54,8 +55,9 @@ impl BackupSession {
     /// Makes the backup durable and checks that everything it refers to is on the remote.
     ///
     /// # Errors
-    /// [`Error::Misuse`] when a disk was not closed; [`Error::BlobMissing`] or [`Error::PackMissing`] when data of the parent is gone: the next
-    /// backup then must not build on that parent; [`Error::NotStored`], [`Error::Cancelled`], [`Error::Remote`].
+    /// [`Error::Misuse`] when a disk was not closed; [`Error::BlobMissing`], [`Error::PackMissing`] or [`Error::PackDamaged`] when data that it builds
+    /// on is lost: that is noted, so that a backup that begins anew, and does not build on a parent, stores it again; [`Error::NotStored`],
+    /// [`Error::Cancelled`], [`Error::Remote`].
     pub async fn seal(self, meta: SnapshotMeta) -> Result<SealedPoint, Error> {
         let shared = &self.shared;
         let inner = &shared.inner;
@@ -72,42 +74,46 @@ impl BackupSession {
         let mut trees = Vec::new();
         let tree = root.store(inner, &mut trees).await?;
         inner.pipeline.flush(shared.failures).await?;
-        let packs = verify(inner, contents, trees).await?;
+        let repository = Repository { inner: inner.clone() };
+        let packs = verify(&repository, contents, trees).await?;
         shared.check()?;
         let plain = Snapshot { tree, ..snapshot }.encode().map_err(|fault| Error::damaged("a new snapshot", fault))?;
         let (id, file) = inner.objects.seal_unpacked(&plain);
-        let repository = Repository { inner: inner.clone() };
         Ok(SealedPoint { repository, id: SnapshotId(id), tree, file, packs })
     }
 }
 
 /// Every blob is in an index that is on the remote now, and every pack is there with its size: what was reused may have been pruned while the
-/// backup ran, by us or by a stock program.
-async fn verify(inner: &Arc<Inner>, contents: Vec<FileContent>, trees: Vec<BlobId>) -> Result<Vec<PackId>, Error> {
+/// backup ran, by us or by a stock program, or lost.
+async fn verify(
+    repository: &Repository,
+    contents: Vec<FileContent>,
+    trees: Vec<BlobId>,
+) -> Result<Vec<PackId>, Error> {
+    let inner = &repository.inner;
     inner.index.refresh().await?;
     let keys = Arc::new((contents, trees));
     let located = locate(inner, &keys).await;
     if let Some((_, blob)) = located.missing {
         return Err(Error::BlobMissing { blob });
     }
-    prune::rescue(&*inner.objects.remote, &located.marked).await?;
-    let listed = inner.objects.remote.list(&name("data")).await?;
-    let sizes: HashMap<PackId, u64> = ids(&listed).map(|(id, info)| (id, info.size)).collect();
-    for &(pack, expected) in &located.packs {
-        match sizes.get(&pack) {
-            None => return Err(Error::PackMissing { pack }),
-            Some(&found) if found != expected => {
-                return Err(Error::damaged(pack_name(&pack), crate::format::Fault::Size { found, expected }));
-            }
-            Some(_) => {}
-        }
+    let of_trust = |trust| located.packs.iter().filter(move |pack| pack.trust == trust).map(|pack| pack.id);
+    if let Some(pack) = of_trust(Trust::Damaged).next() {
+        // Found so since this backup began.
+        return Err(Error::damaged_pack(&pack, Fault::Malformed("it was found so while the backup ran")));
     }
-    Ok(located.packs.into_iter().map(|(pack, _)| pack).collect())
+    prune::rescue(&*inner.objects.remote, &of_trust(Trust::Marked).collect::<Vec<_>>()).await?;
+    let on_remote = packs_on(inner).await?;
+    let mut lost: Vec<Error> = located.packs.iter().filter_map(|pack| loss_of(pack, &on_remote)).collect();
+    repository.note_damaged(lost.iter().filter_map(Error::lost_pack)).await?;
+    match lost.pop() {
+        Some(error) => Err(error),
+        None => Ok(located.packs.into_iter().map(|pack| pack.id).collect()),
+    }
 }
 
 struct Located {
-    packs: Vec<(PackId, u64)>,
-    marked: Vec<PackId>,
+    packs: Vec<PackRecord>,
     missing: Option<BlobKey>,
 }
 
@@ -123,12 +129,8 @@ async fn locate(inner: &Arc<Inner>, keys: &Arc<(Vec<FileContent>, Vec<BlobId>)>)
                 None => missing = Some(key),
             }
         }
-        let used = || map.packs().iter().zip(&used).filter(|(_, used)| **used).map(|(pack, _)| pack);
-        Located {
-            packs: used().map(|pack| (pack.id, pack.size)).collect(),
-            marked: used().filter(|pack| pack.is_marked).map(|pack| pack.id).collect(),
-            missing,
-        }
+        let used = map.packs().iter().zip(used).filter(|(_, used)| *used);
+        Located { packs: used.map(|(pack, _)| *pack).collect(), missing }
     })
     .await
 }

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use coffer_extent::{Extent, ExtentSink};
-use coffer_remote::Remote;
+use coffer_extent::{Extent, ExtentSink, ExtentSource};
+use coffer_remote::{MemoryRemote, ObjectName, Remote};
 use coffer_repository::{
     BackupOptions, BackupSession, ClosedDisk, Error, FileContent, KeyCost, Point, Repository, RepositoryOptions,
     SnapshotId, SnapshotMeta,
@@ -16,6 +16,9 @@ use uuid::Uuid;
 
 /// Bytes of a chunk in tests.
 pub(crate) const CHUNK: usize = 64 << 10;
+
+/// The document of every point that [`backup`] makes.
+pub(crate) const VM: &[u8] = b"{\"version\":1}";
 
 pub(crate) fn password() -> SecretString {
     SecretString::from("correct horse battery staple")
@@ -109,11 +112,39 @@ pub(crate) fn inner(error: coffer_extent::ExtentError) -> Error {
     }
 }
 
+/// What can happen to an object on a remote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Loss {
+    Absent,
+    Cut,
+    Empty,
+    Flipped,
+}
+
+impl Loss {
+    pub(crate) const ALL: &[Self] = &[Self::Absent, Self::Cut, Self::Empty, Self::Flipped];
+
+    pub(crate) async fn happen(self, remote: &MemoryRemote, name: &ObjectName) {
+        let mut bytes = remote.read(name).await.unwrap().to_vec();
+        match self {
+            Self::Absent => return remote.delete(name).await.unwrap(),
+            Self::Cut => bytes.truncate(bytes.len() / 2),
+            Self::Empty => bytes.clear(),
+            Self::Flipped if bytes.is_empty() => {}
+            Self::Flipped => {
+                let place = bytes.len() / 3;
+                bytes[place] ^= 0x10;
+            }
+        }
+        remote.overwrite(name, Bytes::from(bytes));
+    }
+}
+
 /// Backs one disk up, whole, and publishes.
 pub(crate) async fn backup(repository: &Repository, second: i64, disk: &[u8]) -> Result<SnapshotId, Error> {
     let session = repository.begin_backup(BackupOptions::default()).await?;
     write_disk(&session, "disks/xvda.raw", disk.len(), extents(disk, CHUNK), None).await?;
-    session.file("vm.json", Bytes::from_static(b"{\"version\":1}")).await?;
+    session.file("vm.json", Bytes::from_static(VM)).await?;
     let sealed = session.seal(meta(second, None)).await?;
     sealed.publish().await?;
     Ok(sealed.snapshot_id())
@@ -121,9 +152,14 @@ pub(crate) async fn backup(repository: &Repository, second: i64, disk: &[u8]) ->
 
 /// Reads a disk through the stream of extents.
 pub(crate) async fn read_extents(point: &Point, path: &str) -> Result<Vec<u8>, coffer_extent::ExtentError> {
-    let mut source = coffer_extent::Validated::new(point.extents(path).unwrap(), path);
+    read_all(point.extents(path).unwrap()).await
+}
+
+/// Reads a stream of extents to its end.
+pub(crate) async fn read_all(source: Box<dyn ExtentSource>) -> Result<Vec<u8>, coffer_extent::ExtentError> {
+    let mut source = coffer_extent::Validated::new(source, "a point");
     let mut disk = Vec::new();
-    while let Some(extent) = coffer_extent::ExtentSource::next(&mut source).await? {
+    while let Some(extent) = source.next().await? {
         match extent {
             Extent::Data { bytes, .. } => disk.extend_from_slice(&bytes),
             Extent::Zero { len, .. } => disk.resize(disk.len() + usize::try_from(len).unwrap(), 0),
