@@ -116,6 +116,26 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// The store does not let us in, or we do not trust it; nothing changed. An operator has to mend it.
+    #[error("the store does not let this program in, or cannot be trusted: {reason}")]
+    Refused {
+        /// By which endpoint, why, and what to do.
+        reason: String,
+    },
+    /// The store has no room left; nothing changed. An operator has to make some.
+    #[error("the store is full: {reason}")]
+    Full {
+        /// Which, and what to do.
+        reason: String,
+    },
+    /// A certificate or key that the store is to be reached with cannot be used.
+    #[error("the certificate or key in {} cannot be used: {reason}", path.display())]
+    Credential {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// The store was closed, or broke before.
     #[error("the store is closed: {reason}")]
     Closed {

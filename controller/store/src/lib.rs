@@ -1,16 +1,18 @@
-//! The state store: one trait, its embedded implementation, one conformance suite.
+//! The state store: one trait, its implementations, one conformance suite.
 //!
 //! [`StateStore`] is a small part of what etcd offers, chosen so that etcd is a drop-in: versioned keys, consistent
-//! pages, all-or-nothing transactions with compares, leases, resumable watches. Implementations: [`EmbeddedStore`], one
-//! file for one controller, and [`MemoryStore`], for tests and simulation. Both run the same pure state machine
-//! ([`state::State`]) and pass the same suite (feature `suite`).
+//! pages, all-or-nothing transactions with compares, leases, resumable watches. Implementations: [`EtcdStore`], a cluster
+//! for several controllers; [`EmbeddedStore`], one file for one controller; and [`MemoryStore`], for tests and simulation.
+//! The last two run the same pure state machine ([`state::State`]); all pass the same suite (feature `suite`).
 //!
 //! The store knows nothing of jobs, runs or tasks.
 
 pub mod embedded;
 pub mod error;
+pub mod etcd;
 #[cfg(any(test, feature = "suite"))]
 pub mod failing;
+pub mod keeper;
 pub mod keyspace;
 pub mod limits;
 mod local;
@@ -24,6 +26,9 @@ mod writer;
 
 pub use embedded::EmbeddedStore;
 pub use error::Error;
+pub use etcd::EtcdStore;
+pub use etcd::options::{EtcdIdentity, EtcdOptions, EtcdTimeouts, EtcdTls};
+pub use keeper::KeptLease;
 pub use keyspace::{Keyspace, Record, Versioned};
 pub use memory::MemoryStore;
 pub use store::{Event, Events, KeyValue, Lease, LeaseId, Page, RangeRequest, Revision, StateStore, WatchBatch, list};

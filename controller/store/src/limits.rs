@@ -1,4 +1,5 @@
-//! Limits of a transaction: etcd's defaults, enforced by every implementation so that what works on one works on all.
+//! Limits of a transaction: etcd's defaults, less what the etcd store adds of its own, enforced by every implementation so
+//! that what works on one works on all.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -6,10 +7,12 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::txn::{Compare, Op, Txn};
 
-/// Most entries of each list of a transaction.
-pub const MAX_OPERATIONS: usize = 128;
-/// Most bytes of a transaction: keys, values and [`OPERATION_BYTES`] for each entry.
-pub const MAX_REQUEST_BYTES: usize = 1_536 * 1_024;
+/// Most entries of each list of a transaction. etcd takes 128; one is for the mark that tells whether a transaction took
+/// place whose answer was lost.
+pub const MAX_OPERATIONS: usize = 127;
+/// Most bytes of a transaction: keys, values and [`OPERATION_BYTES`] for each entry. etcd takes 1.5 MiB; 64 KiB are for
+/// the prefix that each key has there.
+pub const MAX_REQUEST_BYTES: usize = 1_472 * 1_024;
 /// What an entry of a transaction counts beside its key and value, in bytes; more than it takes on the wire.
 pub const OPERATION_BYTES: usize = 32;
 /// Most bytes of a key.
