@@ -153,7 +153,7 @@ impl Repository {
             self.note_sound(sound).await?;
         }
         let lost_packs = map.packs().iter().zip(&lost).filter(|(_, lost)| **lost).map(|(pack, _)| pack.id);
-        self.note_damaged(lost_packs).await?;
+        self.note_damaged(lost_packs.collect()).await?;
         found.into_iter().for_each(|error| report.note(error));
         Ok(lost)
     }

@@ -31,9 +31,8 @@ pub(crate) async fn load(remote: &dyn Remote) -> Result<HashSet<PackId>, Error> 
 impl Repository {
     /// Notes packs as damaged. The caller has seen the damage; that it is this repository's is looked at here, since what is
     /// not found in another folder is not lost.
-    pub(crate) async fn note_damaged(&self, packs: impl IntoIterator<Item = PackId>) -> Result<(), Error> {
-        let mut packs = packs.into_iter().peekable();
-        if packs.peek().is_none() {
+    pub(crate) async fn note_damaged(&self, packs: Vec<PackId>) -> Result<(), Error> {
+        if packs.is_empty() {
             return Ok(());
         }
         self.confirm().await?;
@@ -48,7 +47,7 @@ impl Repository {
     }
 
     /// Takes notes back: the packs are whole again, or gone for good.
-    pub(crate) async fn note_sound(&self, packs: impl IntoIterator<Item = PackId>) -> Result<(), Error> {
+    pub(crate) async fn note_sound(&self, packs: Vec<PackId>) -> Result<(), Error> {
         for pack in packs {
             self.inner.objects.remote.delete(&record_name(&pack)).await?;
         }

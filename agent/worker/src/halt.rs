@@ -60,6 +60,12 @@ impl Trouble {
         self.retryable
     }
 
+    /// Whether it says that data on a remote is lost. What may pass says nothing about the data.
+    pub(crate) fn is_loss(&self) -> bool {
+        let reasons = ["REPOSITORY_DAMAGED", "REMOTE_OBJECT_MISSING", "REMOTE_DAMAGED", "RESTORE_POINT_DAMAGED"];
+        !self.retryable && reasons.contains(&self.reason)
+    }
+
     /// For the wire.
     pub(crate) fn to_problem(&self) -> Problem {
         Problem {
@@ -248,9 +254,11 @@ fn repository_reason(error: &coffer_repository::Error) -> &'static str {
         Error::NoRepository { .. } | Error::ConfigLost { .. } | Error::RepositoryGone { .. } => "REPOSITORY_MISSING",
         Error::OtherRepository { .. } => "REPOSITORY_OTHER",
         Error::WrongPassword { .. } => "WRONG_PASSWORD",
-        Error::Damaged { .. } | Error::BlobMissing { .. } | Error::PackMissing { .. } | Error::NoFile { .. } => {
-            "REPOSITORY_DAMAGED"
-        }
+        Error::Damaged { .. }
+        | Error::PackDamaged { .. }
+        | Error::BlobMissing { .. }
+        | Error::PackMissing { .. }
+        | Error::NoFile { .. } => "REPOSITORY_DAMAGED",
         Error::PruneRefused { .. } => "PRUNE_REFUSED",
         _ => "REPOSITORY_ERROR",
     }

@@ -198,7 +198,7 @@ impl DiskWriter {
         let read = parent.reader.read(start, length).await;
         if let Some(pack) = read.as_ref().err().and_then(Error::lost_pack) {
             // The backup cannot be built on this parent; one that begins anew stores the chunk again.
-            Repository { inner: self.shared.inner.clone() }.note_damaged([pack]).await?;
+            Repository { inner: self.shared.inner.clone() }.note_damaged(vec![pack]).await?;
         }
         read
     }

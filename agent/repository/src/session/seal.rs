@@ -105,7 +105,7 @@ async fn verify(
     prune::rescue(&*inner.objects.remote, &of_trust(Trust::Marked).collect::<Vec<_>>()).await?;
     let on_remote = packs_on(inner).await?;
     let mut lost: Vec<Error> = located.packs.iter().filter_map(|pack| loss_of(pack, &on_remote)).collect();
-    repository.note_damaged(lost.iter().filter_map(Error::lost_pack)).await?;
+    repository.note_damaged(lost.iter().filter_map(Error::lost_pack).collect()).await?;
     match lost.pop() {
         Some(error) => Err(error),
         None => Ok(located.packs.into_iter().map(|pack| pack.id).collect()),

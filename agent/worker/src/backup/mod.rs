@@ -36,7 +36,10 @@ use crate::hypervisor::Hypervisor;
 use crate::journal::Done;
 use crate::point::{self, OpenPoint};
 use crate::task::{OpenRemote, Task};
+use preflight::Ready;
 use publish::Published;
+use record::Sealed;
+use snapshot::Shot;
 
 /// The intent of the step `snapshot`.
 pub(crate) const VM_SNAPSHOT: &str = "vm-snapshot";
@@ -96,17 +99,23 @@ pub(crate) async fn back_up(task: &Task, spec: &BackupSpec) -> Outcome<TaskSucce
     let intent = snapshot::intent(task, &subject);
     let shot = task.step("snapshot", vec![intent.clone()], snapshot::take(task, &subject, &ready, &intent.id)).await?;
     let sealed = loop {
-        let moved = task.step("transfer", Vec::new(), transfer::transfer(task, &subject, &ready, &shot)).await?;
-        match task.step("seal", Vec::new(), record::seal(task, &subject, &ready, &shot, moved)).await? {
+        match move_and_seal(task, &subject, &ready, &shot).await? {
             Ok(sealed) => break sealed,
-            // Data of the last restore point is lost: whatever was built on it is, too.
-            Err(why) => ready.distrust_parent(&why),
+            Err(why) => ready.begin_anew(&why),
         }
     };
     let intent = publish::intent(task, &subject, &sealed);
     let point: OpenPoint = task.step("publish", vec![intent], publish::publish(task, &subject, sealed)).await?;
     let published = point.document.restore_point(&subject.remote.id, &point.id.to_string());
     finish(task, &subject, &point.document, published).await
+}
+
+/// An inner error says that data which the backup was built on is lost: it must begin anew, once.
+async fn move_and_seal(task: &Task, subject: &Subject, ready: &Ready, shot: &Shot) -> Outcome<Result<Sealed, String>> {
+    match task.step("transfer", Vec::new(), transfer::transfer(task, subject, ready, shot)).await? {
+        Ok(moved) => task.step("seal", Vec::new(), record::seal(task, subject, ready, shot, moved)).await,
+        Err(why) => Ok(Err(why)),
+    }
 }
 
 /// Undoes what is open of a backup that did not succeed, or whose attempts are over (`for_good`). When it turns out that

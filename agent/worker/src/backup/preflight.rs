@@ -27,6 +27,8 @@ pub(crate) struct Ready {
     pub(super) parent: Option<OpenPoint>,
     /// Why there is none to compare with.
     pub(super) no_parent: String,
+    /// The backup began anew, since data that it was built on is lost.
+    pub(super) is_anew: bool,
     pub(super) pool_uuid: Uuid,
 }
 
@@ -41,10 +43,11 @@ impl Ready {
         self.machine.disks.iter().zip(&self.storages).filter(|(_, storage)| storage.is_none()).map(|(disk, _)| disk)
     }
 
-    /// From now on everything is read.
-    pub(super) fn distrust_parent(&mut self, why: &str) {
+    /// From now on everything is read, and what is lost is stored again.
+    pub(super) fn begin_anew(&mut self, why: &str) {
         self.parent = None;
         self.no_parent = why.to_owned();
+        self.is_anew = true;
     }
 
     /// For the pool: disks that a snapshot leaves out.
@@ -81,7 +84,7 @@ pub(super) async fn preflight(task: &Task, subject: &Subject) -> Outcome<(Ready,
         storages.push(check_disk(task, subject, disk).await?);
     }
     let pool_uuid = subject.pool.pool_uuid().await?;
-    let ready = Ready { machine, storages, parent, no_parent, pool_uuid };
+    let ready = Ready { machine, storages, parent, no_parent, is_anew: false, pool_uuid };
     let disks = ready.included().count();
     let bytes: u64 = ready.included().map(|(disk, _)| disk.vdi.virtual_size).sum();
     let against = match &ready.parent {

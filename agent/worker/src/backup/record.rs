@@ -19,12 +19,15 @@ use crate::journal::Done;
 use crate::stamps;
 use crate::task::Task;
 
+/// Why a backup begins anew.
+pub(super) const LOST: &str = "data that was stored before is lost";
+
 /// A restore point whose data is durable and that nobody can see yet.
 pub(crate) struct Sealed {
     pub(super) point: SealedPoint,
 }
 
-/// The step. An inner error says that data of the last restore point is missing: nothing can be built on that.
+/// The step. An inner error says that data which the backup was built on is lost: it must begin anew, once.
 pub(super) async fn seal(
     task: &Task,
     subject: &Subject,
@@ -52,22 +55,15 @@ pub(super) async fn seal(
     };
     let point = match moved.session.seal(meta).await {
         Ok(point) => point,
-        Err(error) if ready.parent.is_some() && is_loss(&error) => {
-            task.journal.warn_error("the last restore point has lost data", &error);
-            let why = "the last restore point has lost data";
-            return Ok((Err(why.to_owned()), format!("{why}: everything is read again").into()));
+        Err(error) if error.is_damage() && !ready.is_anew => {
+            task.journal.warn_error("data that this backup was built on is lost", &error);
+            return Ok((Err(LOST.to_owned()), format!("{LOST}: everything is read again").into()));
         }
         Err(error) => return Err(error.into()),
     };
     let message = format!("snapshot {} is on remote {}", point.snapshot_id(), subject.remote.id);
     let written_bytes = document.added_bytes;
     Ok((Ok(Sealed { point }), Done { message, written_bytes, ..Done::default() }))
-}
-
-/// Whether data that was there before this backup is missing.
-fn is_loss(error: &coffer_repository::Error) -> bool {
-    use coffer_repository::Error;
-    matches!(error, Error::BlobMissing { .. } | Error::PackMissing { .. } | Error::Damaged { .. })
 }
 
 fn tags(task: &TaskName, subject: &Subject) -> Vec<String> {

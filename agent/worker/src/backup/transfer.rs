@@ -14,6 +14,7 @@ use futures::stream::{StreamExt, TryStreamExt};
 use super::Subject;
 use super::facts;
 use super::preflight::Ready;
+use super::record::LOST;
 use super::snapshot::Shot;
 use super::source::{DiskFacts, Source, choices, to_keep};
 use crate::document::{Reference, device_of_position, disk_path};
@@ -45,8 +46,13 @@ pub(super) struct MovedDisk {
     pub(super) read: u64,
 }
 
-/// The step.
-pub(super) async fn transfer(task: &Task, subject: &Subject, ready: &Ready, shot: &Shot) -> Outcome<(Moved, Done)> {
+/// The step. An inner error says that data which the backup was to be built on is lost: it must begin anew, once.
+pub(super) async fn transfer(
+    task: &Task,
+    subject: &Subject,
+    ready: &Ready,
+    shot: &Shot,
+) -> Outcome<(Result<Moved, String>, Done)> {
     task.progress.clear();
     let options = BackupOptions { cancel: task.cancel.child_token() };
     let session = subject.remote.repository.begin_backup(options).await?;
@@ -58,12 +64,19 @@ pub(super) async fn transfer(task: &Task, subject: &Subject, ready: &Ready, shot
     let work: Vec<_> = work.collect();
     // Boxed: the compiler cannot see otherwise that it may move between threads.
     let moving: Vec<_> = work.iter().map(|disk| disk.carry_out().boxed()).collect();
-    let disks: Vec<MovedDisk> = futures::stream::iter(moving).buffered(DISKS_AT_ONCE).try_collect().await?;
+    let moved: Outcome<Vec<MovedDisk>> = futures::stream::iter(moving).buffered(DISKS_AT_ONCE).try_collect().await;
     drop(work);
+    let disks = match moved {
+        Err(Halt::Failed(trouble)) if trouble.is_loss() && !ready.is_anew => {
+            task.journal.warn(format_args!("the last restore point cannot be built on: {trouble}"));
+            return Ok((Err(LOST.to_owned()), format!("{LOST}: everything is read again").into()));
+        }
+        moved => moved?,
+    };
     let read_bytes = disks.iter().map(|disk| disk.read).sum();
     let written_bytes = disks.iter().map(|disk| disk.closed.stats.stored_bytes).sum();
     let message = counted(disks.len(), "disk");
-    Ok((Moved { session, disks }, Done { message, read_bytes, written_bytes, ..Done::default() }))
+    Ok((Ok(Moved { session, disks }), Done { message, read_bytes, written_bytes, ..Done::default() }))
 }
 
 fn label_of(disk: &MachineDisk, snapshot: &VdiRecord) -> DiskLabel {
@@ -108,7 +121,7 @@ impl DiskWork<'_> {
     async fn carry_out(&self) -> Outcome<MovedDisk> {
         let (snapshot, record) = self.snapshot;
         let mut facts = facts::gather(self.task, self.subject, self.ready, self.disk, (snapshot, record)).await?;
-        let parent = self.parent_content(&mut facts);
+        let parent = self.parent_content(&mut facts).await;
         let device = device_of(self.disk.0);
         let label = format!("{device} ({})", self.disk.0.vdi.name_label);
         let path = disk_path(&device, self.disk.0.vdi.uuid);
@@ -206,20 +219,19 @@ impl DiskWork<'_> {
     }
 
     /// The content that unchanged ranges refer to. A restore point that lost it is as good as none.
-    fn parent_content(&self, facts: &mut DiskFacts) -> Option<FileContent> {
+    async fn parent_content(&self, facts: &mut DiskFacts) -> Option<FileContent> {
         facts.parent.as_ref()?;
         let parent = self.ready.parent.as_ref()?;
         let known = parent.document.disks.iter().find(|known| known.uuid == self.disk.0.vdi.uuid)?;
         let readable = parent.point.disk(&known.path).and_then(|_| parent.point.content(&known.path));
         match readable {
-            Ok(content) => Some(content),
-            Err(error) => {
-                self.task.journal.warn_error("the last restore point cannot be built on", &error);
-                facts.parent = None;
-                facts.no_parent = "the disk in the last restore point is damaged".to_owned();
-                None
-            }
+            Ok(content) if self.subject.remote.repository.is_sound(&content).await => return Some(content),
+            Ok(_) => {}
+            Err(error) => self.task.journal.warn_error("the last restore point cannot be built on", &error),
         }
+        facts.parent = None;
+        facts.no_parent = "the last restore point has lost data of this disk, which is stored again".to_owned();
+        None
     }
 }
 

@@ -2,15 +2,19 @@
 
 use async_trait::async_trait;
 use coffer_extent::{Extent, ExtentError, ExtentSink, ExtentSource};
-use coffer_model::RemoteId;
 use coffer_model::names::Named;
+use coffer_model::{RemoteId, counted};
 use coffer_proto::v1::{PointSpec, TaskSuccess};
+use coffer_repository::SnapshotId;
 
 use super::{OpenPoint, moving, open, snapshot_id};
 use crate::backup::bad_request;
-use crate::halt::{Halt, Outcome};
+use crate::halt::{Halt, Outcome, chain};
 use crate::journal::{Done, now};
 use crate::task::{OpenRemote, Task};
+
+/// Losses that a log names one by one.
+const MOST_TOLD: usize = 20;
 
 /// Takes everything and keeps nothing: reading it was the check.
 struct Nothing;
@@ -36,10 +40,10 @@ pub(crate) async fn verify(task: &Task, spec: &PointSpec) -> Outcome<TaskSuccess
                     let message = format!("{read_bytes} bytes read, every hash is right");
                     Ok((String::new(), Done { message, read_bytes, ..Done::default() }))
                 }
-                // What may pass says nothing about the data.
-                Err(Halt::Failed(trouble)) if !trouble.is_retryable() && is_about_data(trouble.reason()) => {
+                Err(Halt::Failed(trouble)) if trouble.is_loss() => {
                     // What is missing in another folder is not damaged.
                     remote.repository.confirm().await?;
+                    note_losses(task, &remote, snapshot_id(&spec.snapshot_id)?).await?;
                     Ok((trouble.to_string(), format!("damaged: {trouble}").into()))
                 }
                 Err(halt) => Err(halt),
@@ -49,8 +53,27 @@ pub(crate) async fn verify(task: &Task, spec: &PointSpec) -> Outcome<TaskSuccess
     Ok(TaskSuccess { verified_time: Some(now()), damage, ..TaskSuccess::default() })
 }
 
-fn is_about_data(reason: &str) -> bool {
-    matches!(reason, "REPOSITORY_DAMAGED" | "REMOTE_OBJECT_MISSING" | "REMOTE_DAMAGED" | "RESTORE_POINT_DAMAGED")
+/// Finds out all that is lost of the point, so that the next backup stores it again.
+async fn note_losses(task: &Task, remote: &OpenRemote, id: SnapshotId) -> Outcome<()> {
+    task.journal.info("looking for everything that is lost of this restore point");
+    let examining = remote.repository.examine(id);
+    match task.cancel.run_until_cancelled(examining).await.ok_or(Halt::Cancelled)? {
+        Ok(report) => {
+            for error in report.errors.iter().take(MOST_TOLD) {
+                task.journal.warn(chain(error));
+            }
+            let told = report.errors.len().saturating_sub(MOST_TOLD);
+            let more = if told > 0 { format!(" (and {told} more)") } else { String::new() };
+            task.journal.warn(format_args!(
+                "damage in {} is noted on the remote{more}: the next backup reads the disks whole and stores again what it still finds",
+                counted(report.errors.len(), "place")
+            ));
+            Ok(())
+        }
+        // The snapshot itself: nothing of it can be found.
+        Err(error) if error.is_damage() => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 async fn read_back(task: &Task, remote: &OpenRemote, spec: &PointSpec) -> Outcome<u64> {

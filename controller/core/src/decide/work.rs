@@ -381,7 +381,7 @@ pub fn complete(
                 record.problem = Some(Problem::lasting(
                     "DAMAGED",
                     format!("{} is damaged: {damage}", record.label),
-                    "follow \"A damaged repository\" in docs/operations.md, a new backup alone does not heal it; look at the remote's disk",
+                    "back the virtual machine up and verify again: what it still has is stored anew; then look at the remote's disk (\"A damaged repository\" in docs/operations.md)",
                 ));
                 Verdict::Failed
             }
