@@ -190,7 +190,7 @@ fn now() -> prost_types::Timestamp {
 
 fn pool_report(pool: &v1::PoolAccess) -> v1::PoolReport {
     let connected = !pool.fingerprint.is_empty();
-    v1::PoolReport { pool: pool.pool.clone(), connected, problem: None, fingerprint: FINGERPRINT.to_owned() }
+    v1::PoolReport { pool: pool.pool.clone(), connected, fingerprint: FINGERPRINT.to_owned(), ..Default::default() }
 }
 
 fn remote_report(remote: &v1::RemoteAccess) -> v1::RemoteReport {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use coffer_model::PoolId;
 use coffer_model::names::Named;
 use coffer_proto::v1::{PoolAccess, PoolHost, PoolReport};
-use coffer_xapi::{Client, ClientOptions, Endpoint, Error, EventHealth, Events, Fingerprint, Timeouts};
+use coffer_xapi::{Client, ClientOptions, Endpoint, Error, EventHealth, Events, Fingerprint, Inventory, Timeouts};
 use secrecy::SecretString;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -150,7 +150,7 @@ impl Keeper {
             let mut looking = std::pin::pin!(looking);
             loop {
                 match events.health() {
-                    EventHealth::Live => self.report_connected(pinned, partly.as_ref()),
+                    EventHealth::Live => self.report_connected(&events.inventory(), pinned, partly.as_ref()),
                     EventHealth::Stale { error, .. } => self.report_problem(&away(&error)),
                 }
                 tokio::select! {
@@ -172,12 +172,13 @@ impl Keeper {
         }
     }
 
-    fn report_connected(&self, pinned: Fingerprint, partly: Option<&Seen>) {
+    fn report_connected(&self, inventory: &Inventory, pinned: Fingerprint, partly: Option<&Seen>) {
         let seen = partly.and_then(|seen| seen.fingerprint).unwrap_or(pinned);
         self.report(PoolReport {
             connected: true,
             problem: partly.map(|seen| seen.trouble.to_problem()),
             fingerprint: seen.to_string(),
+            pool_uuid: inventory.pool.to_string(),
             ..PoolReport::default()
         });
     }

@@ -1,18 +1,19 @@
-//! Which remote is which: a remote is the repository that was there when it was first ready, and no two remotes are one
-//! repository. What an agent has open counts only when it is what it was opened for.
+//! Which place is which: a remote is the repository that was there when it was first ready, and no two remotes are one
+//! repository, nor two pools one pool: the retention of one would delete restore points of the other, and both would back
+//! one machine up at once. What an agent has open counts only when it is what it was opened for.
 
-use coffer_model::RemoteId;
+use coffer_model::{PoolId, RemoteId};
 use coffer_model::names::Named;
 
 use crate::record::Problem;
 use crate::state::State;
 
-/// What an agent's repository is to the remote that it was opened for.
+/// What an agent has found is to the remote or pool that it looked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Claim {
-    /// Nobody was ready before: from now on it is the remote's.
+    /// Nobody had it before: from now on it is this one's.
     First,
-    /// It is the remote's.
+    /// It is this one's.
     Same,
     /// It is not, for this reason.
     Refused(Problem),
@@ -48,5 +49,31 @@ pub fn repository(state: &State, remote: &RemoteId, repository: &str) -> Claim {
         )),
         None if ours.is_empty() => Claim::First,
         None => Claim::Same,
+    }
+}
+
+/// Judges the pool that an agent is logged in to, by its UUID. Unlike a remote, a pool may become another one when its hosts are
+/// set anew: its machines then have other UUIDs as well.
+#[must_use]
+pub fn pool(state: &State, pool: &PoolId, uuid: &str) -> Claim {
+    if uuid.is_empty() {
+        return Claim::Same;
+    }
+    let known = |of: &PoolId| state.pool_states.get(&(of.clone(),)).map_or("", |seen| &seen.record.uuid);
+    let is_ours = known(pool) == uuid;
+    // Of two that were registered before this was looked at, the older one stays.
+    let age = |of: &PoolId| state.pools.get(&(of.clone(),)).map_or(u64::MAX, |found| found.created);
+    let other = state
+        .pools
+        .keys()
+        .find(|(other,)| other != pool && known(other) == uuid && (!is_ours || age(other) < age(pool)));
+    match other {
+        Some((other,)) => Claim::Refused(Problem::lasting(
+            "POOL_TWICE",
+            format!("the hosts of pool {pool} are those of {}", other.name()),
+            "use that pool, and remove this one: with both, one machine could be backed up twice at once",
+        )),
+        None if is_ours => Claim::Same,
+        None => Claim::First,
     }
 }

@@ -44,6 +44,9 @@ pub struct PoolStateRecord {
     pub problem: Option<Problem>,
     /// The fingerprint seen last.
     pub seen_fingerprint: String,
+    /// UUID in XAPI of the pool that an agent was logged in to last; empty before, and while it is another pool's.
+    #[serde(default)]
+    pub uuid: String,
     /// When that was reported.
     pub time: Option<Timestamp>,
     /// What the last inventory said.

@@ -221,3 +221,42 @@ async fn one_repository_is_not_used_as_two_remotes() {
     assert_eq!((twice.state(), twice.repository_id.as_str()), (Stands::Unavailable, ""));
     assert!(twice.state_message.contains("remotes/nas"), "the other is not named: {}", twice.state_message);
 }
+
+fn enters(pool: &str, uuid: &str) -> v1::PoolReport {
+    let (pool, connected) = (format!("pools/{pool}"), !uuid.is_empty());
+    v1::PoolReport { pool, connected, pool_uuid: uuid.to_owned(), ..Default::default() }
+}
+
+#[tokio::test]
+async fn one_pool_is_not_used_as_two() {
+    use v1::pool::State as Stands;
+    let world = World::with_job(0).await;
+    world.create_pool("twin").await;
+    let pool = async |id: &str| {
+        let request = v1::GetPoolRequest { name: format!("pools/{id}") };
+        world.pools().get_pool(request).await.unwrap().into_inner()
+    };
+    let mut agent = Agent::start(&world, "rack-1", 1).await;
+    agent.pools = vec![enters("lab", "one"), enters("twin", "one")];
+    // Twice: the first makes the configuration new, and what was said under the old one says nothing.
+    agent.sync(&[]).await.unwrap();
+    agent.sync(&[]).await.unwrap();
+    assert_eq!(pool("lab").await.state(), Stands::Connected);
+    let twin = pool("twin").await;
+    assert_eq!(twin.state(), Stands::Unreachable);
+    assert!(twin.state_message.contains("pools/lab"), "the other is not named: {}", twin.state_message);
+
+    // A pool that is away keeps its place; another one there is welcome; and once the first is another pool, or gone, the
+    // second may have its own.
+    for (first, second, state) in [("", "one", Stands::Unreachable), ("", "two", Stands::Connected)] {
+        agent.pools = vec![enters("lab", first), enters("twin", second)];
+        agent.sync(&[]).await.unwrap();
+        agent.sync(&[]).await.unwrap();
+        assert_eq!(pool("twin").await.state(), state, "{first:?} {second:?}");
+    }
+    agent.pools = vec![enters("lab", "three"), enters("twin", "one")];
+    for _ in 0..3 {
+        agent.sync(&[]).await.unwrap();
+    }
+    assert_eq!((pool("lab").await.state(), pool("twin").await.state()), (Stands::Connected, Stands::Connected));
+}

@@ -48,15 +48,7 @@ impl World {
     /// A pool, a remote, and a job that backs all of the pool up there.
     pub(crate) async fn with_job(concurrency: u32) -> Self {
         let world = Self::start().await;
-        let pool = v1::Pool {
-            hosts: vec!["192.0.2.10".to_owned()],
-            username: "root".to_owned(),
-            password: "not a secret".to_owned(),
-            fingerprint: FINGERPRINT.to_owned(),
-            ..Default::default()
-        };
-        let pool = v1::CreatePoolRequest { pool_id: "lab".to_owned(), pool: Some(pool), ..Default::default() };
-        v1::pool_service_client::PoolServiceClient::new(world.service()).create_pool(pool).await.unwrap();
+        world.create_pool("lab").await;
         world.create_remote("nas").await;
         let job = v1::Job {
             selection: Some(v1::Selection { pools: vec!["pools/lab".to_owned()], ..Default::default() }),
@@ -68,6 +60,22 @@ impl World {
         let job = v1::CreateJobRequest { job_id: "all".to_owned(), job: Some(job), ..Default::default() };
         v1::job_service_client::JobServiceClient::new(world.service()).create_job(job).await.unwrap();
         world
+    }
+
+    pub(crate) async fn create_pool(&self, id: &str) {
+        let pool = v1::Pool {
+            hosts: vec!["192.0.2.10".to_owned()],
+            username: "root".to_owned(),
+            password: "not a secret".to_owned(),
+            fingerprint: FINGERPRINT.to_owned(),
+            ..Default::default()
+        };
+        let pool = v1::CreatePoolRequest { pool_id: id.to_owned(), pool: Some(pool), ..Default::default() };
+        self.pools().create_pool(pool).await.unwrap();
+    }
+
+    pub(crate) fn pools(&self) -> v1::pool_service_client::PoolServiceClient<Service> {
+        v1::pool_service_client::PoolServiceClient::new(self.service())
     }
 
     pub(crate) async fn create_remote(&self, id: &str) -> v1::Remote {
@@ -135,6 +143,8 @@ pub(crate) struct Agent {
     instance: String,
     pub(crate) session: String,
     config_revision: u64,
+    /// What it says of pools.
+    pub(crate) pools: Vec<v1::PoolReport>,
     /// What it says of the remotes.
     pub(crate) remotes: Vec<v1::RemoteReport>,
     /// What it was told of them last.
@@ -152,6 +162,7 @@ impl Agent {
             instance,
             session: String::new(),
             config_revision: 0,
+            pools: vec![v1::PoolReport { pool: "pools/lab".to_owned(), connected: true, ..Default::default() }],
             remotes: Vec::new(),
             told_of: Vec::new(),
         };
@@ -195,7 +206,7 @@ impl Agent {
         let request = v1::SyncRequest {
             session: self.session.clone(),
             held: held.iter().map(holds).collect(),
-            pools: vec![v1::PoolReport { pool: "pools/lab".to_owned(), connected: true, ..Default::default() }],
+            pools: self.pools.clone(),
             remotes: self.remotes.clone(),
             config_revision: self.config_revision,
             hold: Some(prost_types::Duration { seconds: 0, nanos: 100_000_000 }),

@@ -44,3 +44,21 @@ async fn an_unreachable_host_is_named_with_what_to_look_at() -> Result<()> {
     assert!(!site.logs()?.contains("canary-c0ffee"), "a log shows the password");
     Ok(())
 }
+
+#[tokio::test]
+async fn a_pool_that_is_registered_a_second_time_is_refused_and_the_first_is_named() -> Result<()> {
+    let site = Site::start().await?;
+    let hosts = site.hosts.pool().await?;
+    let pool = Pool {
+        hosts: vec![hosts.url.trim_start_matches("https://").to_owned()],
+        username: hosts.user,
+        password: hosts.password,
+        fingerprint: hosts.fingerprint,
+        ..Default::default()
+    };
+    let refused = pool_ends_up(&site, pool, pool::State::Unreachable).await?;
+    assert!(refused.state_message.contains(Site::POOL), "{}", refused.state_message);
+    assert!(refused.state_message.contains("remove this one"), "{}", refused.state_message);
+    site.pool_connected().await?;
+    Ok(())
+}

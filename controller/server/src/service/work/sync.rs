@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use coffer_core::decide::TaskKey;
 use coffer_core::decide::identity::{self, Claim};
-use coffer_core::record::{PoolStateRecord, ReachRecord, RemoteStateRecord};
+use coffer_core::record::{PoolStateRecord, Problem, ReachRecord, RemoteStateRecord};
 use coffer_core::{Change, Entry, Key, State};
 use coffer_model::names::Named;
 use coffer_model::{AgentId, PoolId, RemoteId};
@@ -65,7 +65,7 @@ async fn take_in(plane: &Plane, agent: &AgentId, request: &v1::SyncRequest) -> R
         let remote: RemoteId = name_in("remotes.remote", &report.remote)?;
         plane.mutate(|state, now| Ok((remote_seen(state, &remote, report, request.config_revision, now), ()))).await?;
     }
-    // Last: only now it is known which of two agents was first with a remote's repository.
+    // Last: only now it is known which of two was first with a repository or a pool.
     plane.mutate(|state, _| Ok((reach(state, agent, request)?, ()))).await?;
     Ok(held)
 }
@@ -82,7 +82,7 @@ fn reach(state: &State, agent: &AgentId, request: &v1::SyncRequest) -> Result<Ch
     record.draining = request.draining;
     for report in &request.pools {
         let pool: PoolId = name_in("pools.pool", &report.pool)?;
-        if report.connected {
+        if report.connected && !matches!(identity::pool(state, &pool, &report.pool_uuid), Claim::Refused(_)) {
             record.pools.insert(pool)
         } else {
             record.pools.remove(&pool)
@@ -112,11 +112,18 @@ fn pool_seen(state: &State, pool: &PoolId, report: &v1::PoolReport, config: u64,
     let Some(known) = known else { return Change::new() };
     let found = state.pool_states.get(&(pool.clone(),));
     let before = found.map(|found| found.record.clone()).unwrap_or_default();
+    let claim = if report.connected { identity::pool(state, pool, &report.pool_uuid) } else { Claim::Same };
+    let (is_first, refused) = (claim == Claim::First, refusal(claim));
     let mut record = PoolStateRecord {
-        connected: Some(report.connected),
-        problem: report.problem.clone().map(problem_in),
+        connected: Some(report.connected && refused.is_none()),
+        problem: refused.clone().or_else(|| report.problem.clone().map(problem_in)),
         ..before.clone()
     };
+    if is_first {
+        record.uuid = cut(report.pool_uuid.clone(), 64);
+    } else if refused.is_some() {
+        record.uuid.clear();
+    }
     if !report.fingerprint.is_empty() {
         record.seen_fingerprint = cut(report.fingerprint.clone(), 200);
     }
@@ -124,10 +131,25 @@ fn pool_seen(state: &State, pool: &PoolId, report: &v1::PoolReport, config: u64,
         return Change::new();
     }
     record.time = Some(now);
-    Change::new()
+    let is_rebound = record.uuid != before.uuid;
+    let change = Change::new()
         .same(Key::Pool(pool.clone()), known)
         .unchanged_or_absent(Key::PoolState(pool.clone()), found)
-        .put(Entry::PoolState((pool.clone(),), record))
+        .put(Entry::PoolState((pool.clone(),), record));
+    if is_rebound { alone(state, change) } else { change }
+}
+
+fn refusal(claim: Claim) -> Option<Problem> {
+    match claim {
+        Claim::Refused(problem) => Some(problem),
+        Claim::First | Claim::Same => None,
+    }
+}
+
+/// The same change, so that of two places that come to one repository, or one pool, at the same moment the second is judged
+/// anew: both write the configuration.
+fn alone(state: &State, change: Change) -> Change {
+    touch_config(change).unchanged_or_absent(Key::Config(), state.configs.get(&()))
 }
 
 /// As [`pool_seen`], of a remote.
@@ -137,11 +159,7 @@ fn remote_seen(state: &State, remote: &RemoteId, report: &v1::RemoteReport, conf
     let found = state.remote_states.get(&(remote.clone(),));
     let before = found.map(|found| found.record.clone()).unwrap_or_default();
     let claim = if report.ready { identity::repository(state, remote, &report.repository_id) } else { Claim::Same };
-    let refused = match &claim {
-        Claim::Refused(problem) => Some(problem.clone()),
-        Claim::First | Claim::Same => None,
-    };
-    let is_first = claim == Claim::First;
+    let (is_first, refused) = (claim == Claim::First, refusal(claim));
     let mut record = RemoteStateRecord {
         ready: Some(report.ready && refused.is_none()),
         problem: refused.or_else(|| report.problem.clone().map(problem_in).filter(|_| !report.ready)),
@@ -161,12 +179,8 @@ fn remote_seen(state: &State, remote: &RemoteId, report: &v1::RemoteReport, conf
         .same(Key::Remote(remote.clone()), known)
         .unchanged_or_absent(Key::RemoteState(remote.clone()), found)
         .put(Entry::RemoteState((remote.clone(),), record));
-    if !is_first {
-        return change;
-    }
-    // Every agent is told which repository it is. Two remotes that come to one repository at the same moment both write the
-    // configuration: the second is judged anew.
-    touch_config(change).unchanged_or_absent(Key::Config(), state.configs.get(&()))
+    // Every agent is told which repository it is.
+    if is_first { alone(state, change) } else { change }
 }
 
 async fn wait_for_news(
