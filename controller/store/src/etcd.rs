@@ -13,6 +13,7 @@ mod keys;
 mod leases;
 mod marks;
 pub mod options;
+mod probe;
 mod read;
 mod transact;
 pub mod version;
@@ -65,7 +66,7 @@ impl EtcdStore {
         options.check()?;
         let cluster = Cluster::new(&options).await?;
         let keys = Keys::new(&options.prefix);
-        look_around(&cluster).await?;
+        look_around(&cluster, &options).await?;
         let revision = read::newest(&cluster, &keys).await?;
         tracing::info!(%options, %revision, "the state store is in etcd");
         let marks = Arc::new(Marks::new(keys.clone()));
@@ -74,12 +75,16 @@ impl EtcdStore {
 }
 
 /// Asks each member for itself, warns of what should be mended, and lets one serve that answers.
-async fn look_around(cluster: &Cluster) -> Result<(), Error> {
+async fn look_around(cluster: &Cluster, options: &EtcdOptions) -> Result<(), Error> {
     let patience = cluster.timeouts().request;
     let asked = cluster.each().map(|(index, endpoint, mut client)| async move {
         let answer = match timeout(patience, client.status()).await {
             Ok(answer) => answer.map_err(Failure::from),
             Err(_) => Err(Failure::silence(patience)),
+        };
+        let answer = match answer {
+            Err(Failure::Lost(text)) => Err(probe::refusal(options, endpoint).await.unwrap_or(Failure::Lost(text))),
+            answer => answer,
         };
         (index, endpoint, answer)
     });

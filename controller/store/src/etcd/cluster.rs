@@ -164,26 +164,32 @@ impl Cluster {
     {
         let mut troubles = Troubles::default();
         loop {
-            match self.send(deadline, &mut troubles, &request).await? {
+            match self.send(deadline, deadline, &mut troubles, &request).await? {
                 Sent::Done(value) => return Ok(Ok(value)),
                 Sent::Answer(answer) => return Ok(Err(answer)),
-                Sent::Lost(_) if Instant::now() < deadline => sleep(PAUSE).await,
-                Sent::Lost(_) => return Err(troubles.into_error(self.timeouts.call)),
+                Sent::Lost(_) => sleep(PAUSE).await,
             }
         }
     }
 
-    /// A request that may be done once only: it is given to another member only when it was certainly not done.
-    pub(super) async fn once<T, Request, Response>(&self, deadline: Instant, request: Request) -> Result<Sent<T>, Error>
+    /// A request that may be done once only: it is given to another member only when it was certainly not done, and to
+    /// none after `last_start`, so that there is time left for an answer.
+    pub(super) async fn once<T, Request, Response>(
+        &self,
+        last_start: Instant,
+        deadline: Instant,
+        request: Request,
+    ) -> Result<Sent<T>, Error>
     where
         Request: Fn(Client) -> Response,
         Response: Future<Output = Result<T, etcd_client::Error>>,
     {
-        self.send(deadline, &mut Troubles::default(), &request).await
+        self.send(last_start, deadline, &mut Troubles::default(), &request).await
     }
 
     async fn send<T, Request, Response>(
         &self,
+        last_start: Instant,
         deadline: Instant,
         troubles: &mut Troubles,
         request: &Request,
@@ -194,6 +200,9 @@ impl Cluster {
     {
         let mut tried = 0;
         loop {
+            if Instant::now() >= last_start {
+                return Err(self.give_up(std::mem::take(troubles)));
+            }
             let index = *self.current.borrow();
             let member = &self.members[index];
             let connection = member.connection();
@@ -216,17 +225,23 @@ impl Cluster {
             if let Failure::Lost(text) = failure {
                 return Ok(Sent::Lost(format!("{}: {text}", member.endpoint)));
             }
-            if Instant::now() >= deadline {
-                return Err(std::mem::take(troubles).into_error(self.timeouts.call));
-            }
             tried += 1;
             if tried % self.members.len() == 0 {
                 if troubles.all_refused(self.members.len()) {
-                    return Err(std::mem::take(troubles).into_error(self.timeouts.call));
+                    return Err(self.give_up(std::mem::take(troubles)));
                 }
                 sleep(PAUSE).await;
             }
         }
+    }
+
+    /// The error for a call that is given up and that did nothing.
+    pub(super) fn give_up(&self, troubles: Troubles) -> Error {
+        if troubles.0.is_empty() {
+            let reason = format!("there was no time left to ask etcd at {}", self.names());
+            return Error::Unavailable { reason };
+        }
+        troubles.into_error(self.timeouts.call)
     }
 
     async fn replace(&self, member: &Member, number: u64) {

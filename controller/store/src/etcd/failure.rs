@@ -104,7 +104,7 @@ fn of_status(status: &Status) -> Failure {
 }
 
 /// A failure that did not come from the cluster as an answer: what in its causes tells whether the request was sent?
-fn of_connection(error: &(dyn StdError + 'static), text: String) -> Failure {
+pub(super) fn of_connection(error: &(dyn StdError + 'static), text: String) -> Failure {
     let mut connecting = false;
     let mut root = String::new();
     let mut cause = Some(error);
@@ -112,27 +112,29 @@ fn of_connection(error: &(dyn StdError + 'static), text: String) -> Failure {
         connecting |= current.is::<ConnectError>();
         let inner = current.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
         let tls = current.downcast_ref::<rustls::Error>().or_else(|| inner.and_then(|inner| inner.downcast_ref()));
+        root = current.to_string();
         if let Some(refusal) = tls.and_then(of_tls) {
             return Failure::Refused(refusal);
         }
-        root = current.to_string();
         cause = current.source();
+    }
+    if let Some(refusal) = of_alert(&root) {
+        return Failure::Refused(refusal);
     }
     let text = if root.is_empty() || text.contains(&root) { text } else { format!("{text}: {root}") };
     if connecting { Failure::NotDone(text) } else { Failure::Lost(text) }
 }
 
-/// What is wrong with the certificates, and what to do, if that is what went wrong. In TLS 1.3 a server refuses a
-/// client's certificate after the client believes itself connected; but it has read no request then.
+/// What is wrong with the certificates, and what to do, if that is what went wrong.
 fn of_tls(error: &rustls::Error) -> Option<String> {
-    use rustls::AlertDescription as Alert;
+    use rustls::CertificateError as Certificate;
     let advice = match error {
-        rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer) => {
+        rustls::Error::InvalidCertificate(Certificate::UnknownIssuer) => {
             "its certificate is not signed by the authority given here; give the one that signed the certificates of \
              etcd (its --cert-file)"
         }
         rustls::Error::InvalidCertificate(
-            rustls::CertificateError::NotValidForName | rustls::CertificateError::NotValidForNameContext { .. },
+            Certificate::NotValidForName | Certificate::NotValidForNameContext { .. },
         ) => {
             "its certificate is for other names; use the name or address in the certificate as endpoint, or issue it \
              anew with this one"
@@ -140,26 +142,34 @@ fn of_tls(error: &rustls::Error) -> Option<String> {
         rustls::Error::InvalidCertificate(_) => {
             "its certificate is not valid; issue a new one for etcd (its --cert-file)"
         }
-        rustls::Error::AlertReceived(Alert::CertificateRequired) => {
-            "it wants a client certificate; give one that its authority (its --trusted-ca-file) has signed"
-        }
-        rustls::Error::AlertReceived(
-            Alert::BadCertificate
-            | Alert::UnknownCA
-            | Alert::CertificateExpired
-            | Alert::CertificateRevoked
-            | Alert::CertificateUnknown
-            | Alert::UnsupportedCertificate
-            | Alert::AccessDenied
-            | Alert::DecryptError,
-        ) => {
-            "it does not accept the client certificate; give a valid one that its authority (its --trusted-ca-file) has \
-             signed for client authentication"
-        }
         rustls::Error::InvalidMessage(_) => "it does not speak TLS; is the endpoint http, not https?",
-        _ => return None,
+        error => return of_alert(&error.to_string()),
     };
     Some(format!("{advice} ({error})"))
+}
+
+/// The same for what a server says of our certificate. In TLS 1.3 it does so after the client believes itself connected,
+/// and then only the words of it come through the HTTP/2 library; but it has read no request by then.
+fn of_alert(text: &str) -> Option<String> {
+    let (_, alert) = text.split_once("received fatal alert: ")?;
+    let advice = match alert {
+        "CertificateRequired" => {
+            "it wants a client certificate; give one that its authority (its --trusted-ca-file) has signed"
+        }
+        "BadCertificate"
+        | "UnknownCA"
+        | "CertificateExpired"
+        | "CertificateRevoked"
+        | "CertificateUnknown"
+        | "UnsupportedCertificate"
+        | "AccessDenied"
+        | "DecryptError" => {
+            "it accepts no client certificate but a valid one that its authority (its --trusted-ca-file) has signed for \
+             client authentication; give such a one"
+        }
+        _ => return None,
+    };
+    Some(format!("{advice} ({text})"))
 }
 
 #[cfg(test)]
@@ -218,7 +228,7 @@ mod tests {
             (rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer), "the authority given here"),
             (rustls::Error::InvalidCertificate(rustls::CertificateError::NotValidForName), "other names"),
             (rustls::Error::InvalidCertificate(rustls::CertificateError::Expired), "issue a new one"),
-            (rustls::Error::AlertReceived(rustls::AlertDescription::BadCertificate), "does not accept the client"),
+            (rustls::Error::AlertReceived(rustls::AlertDescription::BadCertificate), "accepts no client certificate"),
             (rustls::Error::AlertReceived(rustls::AlertDescription::CertificateRequired), "wants a client certificate"),
         ] {
             let failure = of_connection(&std::io::Error::other(error.clone()), "transport error".to_owned());

@@ -117,7 +117,7 @@ impl Marks {
                 let key = key.clone();
                 async move { client.put(key, "", Some(PutOptions::new().with_lease(lease))).await }
             };
-            match cluster.once(deadline, put).await? {
+            match cluster.once(deadline, deadline, put).await? {
                 Sent::Done(response) => {
                     let revision = response.header().map_or(0, etcd_client::ResponseHeader::revision);
                     return Ok(Mark { key, revision, until });

@@ -58,7 +58,8 @@ pub struct EtcdTimeouts {
     pub connect: Duration,
     /// Until an endpoint has answered a request; then another one is tried. Longer than an election of the cluster takes.
     pub request: Duration,
-    /// Until a call is given up, whatever was tried for it.
+    /// Until a call is given up, whatever was tried for it. A change is begun within its first half, so that there is time to
+    /// learn what became of it.
     pub call: Duration,
 }
 
@@ -116,10 +117,10 @@ impl EtcdOptions {
             return Some(format!("the prefix has {} bytes; at most {MAX_PREFIX_BYTES} are possible", prefix.len()));
         }
         let EtcdTimeouts { connect, request, call } = self.timeouts;
-        if connect.is_zero() || request < connect || call < request * 2 {
+        if connect.is_zero() || request < connect || call < request * 3 {
             return Some(format!(
-                "the times contradict each other: to connect {connect:?}, not longer for a request {request:?}, twice \
-                 that or longer for a call {call:?}"
+                "the times contradict each other: to connect {connect:?}, not shorter for a request {request:?}, three \
+                 times that or longer for a call {call:?}"
             ));
         }
         None
@@ -159,7 +160,8 @@ impl EtcdOptions {
     }
 }
 
-fn read(path: &std::path::Path) -> Result<Zeroizing<Vec<u8>>, Error> {
+/// The content of a file in PEM.
+pub(super) fn read(path: &std::path::Path) -> Result<Zeroizing<Vec<u8>>, Error> {
     let content = std::fs::read(path).map(Zeroizing::new);
     let content = content.map_err(|error| Error::Credential { path: path.to_owned(), reason: error.to_string() })?;
     if !content.windows(11).any(|window| window == b"-----BEGIN ") {
@@ -230,10 +232,10 @@ mod tests {
             call: Duration::from_secs(call),
         };
         for (timeouts, problem) in [
-            (seconds(1, 1, 2), ""),
-            (seconds(0, 1, 2), "contradict"),
+            (seconds(1, 1, 3), ""),
+            (seconds(0, 1, 3), "contradict"),
             (seconds(2, 1, 4), "contradict"),
-            (seconds(1, 2, 3), "contradict"),
+            (seconds(1, 2, 5), "contradict"),
         ] {
             check(&EtcdOptions { timeouts, ..usual.clone() }, problem);
         }

@@ -23,6 +23,7 @@ const READ_BYTES: usize = limits::MAX_OPERATIONS * limits::MAX_REQUEST_BYTES + (
 pub(super) async fn transact(cluster: &Cluster, keys: &Keys, marks: &Marks, txn: &Txn) -> Result<TxnOutcome, Error> {
     limits::check(txn)?;
     let deadline = cluster.deadline();
+    let half = deadline - cluster.timeouts().call / 2;
     let answer = match safety(txn) {
         Safety::ReadsOnly => {
             let send = |client: Client| {
@@ -34,12 +35,12 @@ pub(super) async fn transact(cluster: &Cluster, keys: &Keys, marks: &Marks, txn:
                 Err(answer) => answer,
             }
         }
-        Safety::Unmarked => match send(cluster, keys, txn, None, deadline).await? {
+        Safety::Unmarked => match send(cluster, keys, txn, None, half, deadline).await? {
             Sent::Done(response) => return outcome(keys, txn, &response, 0),
             Sent::Answer(answer) => answer,
             Sent::Lost(reason) => return Err(Error::Unknown { reason, source: None }),
         },
-        Safety::Marked => match marked(cluster, keys, marks, txn, deadline).await? {
+        Safety::Marked => match marked(cluster, keys, marks, txn, half, deadline).await? {
             Ok(outcome) => return Ok(outcome),
             Err(answer) => answer,
         },
@@ -80,18 +81,18 @@ fn safety(txn: &Txn) -> Safety {
 }
 
 /// Sends a transaction with a mark, again and again as long as it is certain that it was not done, for half of the time;
-/// the other half is for learning what became of it.
+/// the rest is for learning what became of it.
 async fn marked(
     cluster: &Cluster,
     keys: &Keys,
     marks: &Marks,
     txn: &Txn,
+    half: Instant,
     deadline: Instant,
 ) -> Result<Result<TxnOutcome, Answer>, Error> {
-    let last_start = Instant::now() + cluster.timeouts().call / 2;
     loop {
         let mut taken = marks.take(cluster, deadline).await?;
-        let sent = match send(cluster, keys, txn, Some(&taken), deadline).await {
+        let sent = match send(cluster, keys, txn, Some(&taken), half, deadline).await {
             Ok(sent) => sent,
             Err(error) => {
                 marks.give_back(taken);
@@ -126,7 +127,7 @@ async fn marked(
                     }
                     Ok(Verdict::NotDone) => {
                         marks.give_back(taken);
-                        if Instant::now() >= last_start {
+                        if Instant::now() >= half {
                             return Err(Error::Unavailable {
                                 reason: format!("{reason}; the transaction did not take place"),
                             });
@@ -147,13 +148,14 @@ async fn send(
     keys: &Keys,
     txn: &Txn,
     mark: Option<&Taken<'_>>,
+    last_start: Instant,
     deadline: Instant,
 ) -> Result<Sent<TxnResponse>, Error> {
     let send = |client: Client| {
         let request = request(keys, txn, mark);
         async move { client.kv_client().max_decoding_message_size(READ_BYTES).txn(request).await }
     };
-    cluster.once(deadline, send).await
+    cluster.once(last_start, deadline, send).await
 }
 
 /// The transaction in etcd's terms; what belongs to the mark comes first in each list.

@@ -180,7 +180,7 @@ impl Watcher {
                 Err((endpoint, failure)) => troubles.note(&endpoint, &failure),
             }
             if Instant::now() >= deadline || troubles.all_refused(self.cluster.each().count()) {
-                return Err(troubles.into_error(self.cluster.timeouts().call));
+                return Err(self.cluster.give_up(troubles));
             }
             sleep(PAUSES.0).await;
         }

@@ -1,9 +1,16 @@
-//! The etcd store on real members of etcd: the conformance suite, with and without certificates.
+//! The etcd store on real members of etcd: the conformance suite, lost answers, dead and paused members,
+//! certificates.
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 
+mod access;
 mod certificates;
 mod conformance;
+mod failover;
+mod leases;
+mod lost_answers;
 mod members;
+mod proxy;
+mod watches;
 
 use std::future::Future;
 use std::time::Duration;

@@ -219,6 +219,15 @@ pub(crate) fn short() -> EtcdTimeouts {
     }
 }
 
+/// Times for tests in which calls are given up.
+pub(crate) fn shortest() -> EtcdTimeouts {
+    EtcdTimeouts {
+        connect: Duration::from_millis(300),
+        request: Duration::from_millis(800),
+        call: Duration::from_millis(2500),
+    }
+}
+
 impl Drop for Etcd {
     fn drop(&mut self) {
         for number in 0..self.members.len() {
