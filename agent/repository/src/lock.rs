@@ -3,8 +3,9 @@
 //! Our own backups and restores take none: what makes them safe is said in [`crate::prune`].
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use coffer_remote::{ObjectName, Remote};
+use coffer_remote::ObjectName;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +14,9 @@ use crate::format::{Fault, decode_unpacked, encode_unpacked};
 use crate::index::describe;
 use crate::objects::{Objects, ids, name};
 
-/// Stock programs refresh their locks every 5 minutes and count one of this age as left behind.
+/// How often a lock is made anew, as stock programs do.
+const FRESH: Duration = Duration::from_secs(5 * 60);
+/// A lock of this age counts as left behind, also for stock programs.
 const STALE: SignedDuration = SignedDuration::from_mins(30);
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -29,40 +32,55 @@ struct LockFile {
     pid: u32,
 }
 
-/// The right to delete. Given back with [`Self::release`]; left behind by a crash, it counts for nothing after half an hour.
+/// The right to delete. Left behind by a crash, it counts for nothing after half an hour.
 #[derive(Debug)]
-pub(crate) struct ExclusiveLock {
+struct ExclusiveLock {
+    objects: Arc<Objects>,
     name: ObjectName,
+}
+
+/// Works with the lock, which is kept fresh meanwhile; does nothing and returns `None` when somebody else has one.
+///
+/// # Errors
+/// Those of `work`; [`Error::Remote`] when the lock cannot be taken, kept or given back: then `work` is broken off.
+pub(crate) async fn while_locked<T>(
+    objects: &Arc<Objects>,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<Option<T>, Error> {
+    let Some(mut lock) = ExclusiveLock::take(objects).await? else { return Ok(None) };
+    let mut work = std::pin::pin!(work);
+    let done = loop {
+        tokio::select! {
+            done = &mut work => break done,
+            () = tokio::time::sleep(FRESH) => {}
+        }
+        if let Err(error) = lock.refresh().await {
+            break Err(error);
+        }
+    };
+    let released = lock.release().await;
+    let done = done?;
+    released?;
+    Ok(Some(done))
 }
 
 impl ExclusiveLock {
     /// Takes the lock; `None` when somebody else has one.
-    pub(crate) async fn take(objects: &Arc<Objects>) -> Result<Option<Self>, Error> {
+    async fn take(objects: &Arc<Objects>) -> Result<Option<Self>, Error> {
         if is_held(objects, None).await? {
             return Ok(None);
         }
-        let file = LockFile {
-            time: Timestamp::now(),
-            exclusive: true,
-            hostname: "coffer".to_owned(),
-            username: "coffer".to_owned(),
-            pid: std::process::id(),
-        };
-        let json = serde_json::to_vec(&file).map_err(|error| Error::damaged("a new lock", error))?;
-        let plain = encode_unpacked(&json).map_err(|error| Error::damaged("a new lock", Fault::Compression(error)))?;
-        let (id, sealed) = objects.seal_unpacked(&plain);
-        let lock = Self { name: name(&format!("locks/{}", hex::encode(id))) };
-        objects.publish_unpacked(&lock.name, sealed).await?;
+        let lock = Self { objects: objects.clone(), name: publish(objects).await? };
         // Of two that came at one time, both see the other, and both step back.
         match is_held(objects, Some(&lock.name)).await {
             Ok(false) => Ok(Some(lock)),
             Ok(true) => {
-                lock.release(&*objects.remote).await?;
+                lock.release().await?;
                 Ok(None)
             }
             Err(error) => {
                 // One that stays behind would keep everybody from deleting for half an hour.
-                if let Err(left) = lock.release(&*objects.remote).await {
+                if let Err(left) = lock.release().await {
                     tracing::warn!(error = describe(&left), "a lock is left behind");
                 }
                 Err(error)
@@ -70,10 +88,32 @@ impl ExclusiveLock {
         }
     }
 
-    /// Gives the lock back.
-    pub(crate) async fn release(self, remote: &dyn Remote) -> Result<(), Error> {
-        Ok(remote.delete(&self.name).await?)
+    /// Makes it young again. At no instant there is none.
+    async fn refresh(&mut self) -> Result<(), Error> {
+        let old = std::mem::replace(&mut self.name, publish(&self.objects).await?);
+        Ok(self.objects.remote.delete(&old).await?)
     }
+
+    /// Gives the lock back.
+    async fn release(self) -> Result<(), Error> {
+        Ok(self.objects.remote.delete(&self.name).await?)
+    }
+}
+
+async fn publish(objects: &Arc<Objects>) -> Result<ObjectName, Error> {
+    let file = LockFile {
+        time: Timestamp::now(),
+        exclusive: true,
+        hostname: "coffer".to_owned(),
+        username: "coffer".to_owned(),
+        pid: std::process::id(),
+    };
+    let json = serde_json::to_vec(&file).map_err(|error| Error::damaged("a new lock", error))?;
+    let plain = encode_unpacked(&json).map_err(|error| Error::damaged("a new lock", Fault::Compression(error)))?;
+    let (id, sealed) = objects.seal_unpacked(&plain);
+    let name = name(&format!("locks/{}", hex::encode(id)));
+    objects.publish_hashed(&name, sealed).await?;
+    Ok(name)
 }
 
 async fn is_held(objects: &Arc<Objects>, ours: Option<&ObjectName>) -> Result<bool, Error> {
@@ -101,4 +141,41 @@ async fn is_held(objects: &Arc<Objects>, ours: Option<&ObjectName>) -> Result<bo
         }
     }
     Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use coffer_remote::{MemoryRemote, Remote};
+
+    use super::*;
+    use crate::Compression;
+    use crate::format::MasterKey;
+
+    async fn locks(remote: &MemoryRemote) -> BTreeSet<ObjectName> {
+        remote.list(&name("locks")).await.unwrap().into_iter().map(|info| info.name).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lock_is_kept_fresh_for_as_long_as_the_work_takes_and_is_then_gone() {
+        let remote = Arc::new(MemoryRemote::new());
+        let objects = Arc::new(Objects::new(remote.clone(), MasterKey::random(), Compression::Fast));
+        let work = async {
+            let mut seen = BTreeSet::new();
+            for _ in 0..10 {
+                let now = locks(&remote).await;
+                assert_eq!(now.len(), 1, "never none, and never an old one beside the new one");
+                seen.extend(now);
+                assert!(while_locked(&objects, async { Ok(()) }).await.unwrap().is_none(), "it keeps others out");
+                tokio::time::sleep(FRESH + Duration::from_secs(1)).await;
+            }
+            Ok(seen.len())
+        };
+        let seen = while_locked(&objects, work).await.unwrap();
+        assert_eq!(seen, Some(10));
+        assert!(locks(&remote).await.is_empty());
+        let failed = while_locked(&objects, async { Err::<(), _>(Error::Cancelled) }).await;
+        assert!(matches!(failed, Err(Error::Cancelled)) && locks(&remote).await.is_empty());
+    }
 }

@@ -250,8 +250,8 @@ impl Objects {
         (sha256(&sealed), Bytes::from(sealed))
     }
 
-    /// Publishes a file under a name that is the hash of its bytes: whoever was first published the same.
-    pub(crate) async fn publish_unpacked(&self, name: &ObjectName, sealed: Bytes) -> Result<(), Error> {
+    /// Publishes an object under a name that is the hash of its bytes: whoever was first published the same.
+    pub(crate) async fn publish_hashed(&self, name: &ObjectName, sealed: Bytes) -> Result<(), Error> {
         match self.remote.create(name, vec![sealed]).await {
             Ok(()) | Err(coffer_remote::Error::AlreadyExists { .. }) => Ok(()),
             Err(error) => Err(error.into()),

@@ -266,7 +266,7 @@ impl Pipeline {
             bytes.len(),
             blobs.iter().map(|blob| blob.length as usize).sum::<usize>() + header_bytes(&blobs)
         );
-        self.objects.remote.create(&pack_name(&id), vec![bytes]).await?;
+        self.objects.publish_hashed(&pack_name(&id), bytes).await?;
         Ok(IndexedPack { id, blobs: blobs.into_iter().map(IndexedBlob).collect() })
     }
 

@@ -79,10 +79,6 @@ impl Repository {
                 return Err(Error::ConfigLost { remote: remote.describe() });
             }
         }
-        // Without config and data these are left from an interrupted attempt; stock programs would stumble over them.
-        for stale in remote.list(&name("keys")).await? {
-            remote.delete(&stale.name).await?;
-        }
         let objects = Objects::new(remote.clone(), MasterKey::random(), options.compression);
         let key = add_key(&objects, password, options.key_cost).await?;
         let sealed = objects.key().seal(&Config::new(bytes).encode());
@@ -93,6 +89,13 @@ impl Repository {
                 return Err(exists());
             }
             Err(error) => return Err(error.into()),
+        }
+        // Keys of attempts that were interrupted or came second fit nothing; stock programs would stumble over them. Only who won
+        // may remove them: before, any may be the winner's.
+        for (other, info) in ids::<KeyId>(&remote.list(&name("keys")).await?) {
+            if other != key {
+                remote.delete(&info.name).await?;
+            }
         }
         Self::open(remote, password, options).await
     }

@@ -53,6 +53,7 @@ async fn a_repository_is_made_once_and_never_over_data() {
     let made = futures::future::join_all(made).await;
     let ids: Vec<_> = made.into_iter().map(|made| made.unwrap().id()).collect();
     assert!(ids.iter().all(|id| *id == ids[0]));
+    assert_eq!(list(&remote, "keys").await.len(), 1, "keys of those that came second are left");
     assert!(matches!(
         Repository::init(remote.clone(), &password(), options()).await,
         Err(Error::RepositoryExists { .. })

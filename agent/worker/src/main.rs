@@ -1,5 +1,6 @@
 //! `coffer-agent`: reads its configuration, runs the agent, drains when asked to stop.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -45,7 +46,8 @@ async fn main() -> Exit {
     match run(args).await {
         Ok(()) => Exit::Ok,
         Err((exit, error)) => {
-            tracing::error!("{error:#}");
+            // Not a log line: it may be the logs that could not be set up.
+            drop(writeln!(std::io::stderr(), "coffer-agent: {error:#}"));
             exit
         }
     }

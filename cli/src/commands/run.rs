@@ -72,7 +72,12 @@ pub(crate) async fn run(command: Command, context: &mut Context<'_>) -> Result<E
             let request =
                 v1::ListRunsRequest { page_size: args.limit, job, active_only: args.active, ..Default::default() };
             let found = context.client.runs().list_runs(timed(request)).await?.into_inner().runs;
-            context.list("Run", &found, runs::list)
+            let nothing = match (args.active, &args.job) {
+                (true, _) => "Nothing runs. All runs: coffer run list".to_owned(),
+                (false, Some(job)) => format!("No runs of {job} yet. Start one: coffer job run {job}"),
+                (false, None) => "No runs yet. Start one: coffer job run JOB".to_owned(),
+            };
+            context.list("Run", &found, |found, view| runs::list(found, &nothing, view))
         }
         Command::Show { run, log } => {
             let name = resolve::run(&context.client, &run).await?;

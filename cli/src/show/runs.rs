@@ -43,7 +43,8 @@ fn tasks(counts: Option<&v1::TaskCounts>) -> String {
     if parts.is_empty() { counts.total.to_string() } else { parts.join(", ") }
 }
 
-pub(crate) fn list(runs: &[v1::Run], view: &View) -> String {
+/// A table of runs, or `nothing` when there are none.
+pub(crate) fn list(runs: &[v1::Run], nothing: &str, view: &View) -> String {
     let headings = ["=RUN", "WHAT", "STATE", "BEGUN", ">TOOK", "TASKS", ">READ", ">WRITTEN"];
     let mut rows = Rows::new(&headings, view.width);
     for run in runs {
@@ -59,7 +60,7 @@ pub(crate) fn list(runs: &[v1::Run], view: &View) -> String {
             size_or_dash(transfer.written_bytes),
         ]);
     }
-    rows.finish("No runs yet. Start one: coffer job run JOB")
+    rows.finish(nothing)
 }
 
 /// A run in one line, as the last one of following it.
@@ -374,12 +375,12 @@ backup of nightly/daily, begun 2026-01-01 02:00:00, took 4 min 12 s
         let expected = "\
 RUN                             WHAT                     STATE    BEGUN                       TOOK  TASKS                          READ  WRITTEN
 nightly.daily.20260101T020000Z  backup of nightly/daily  partial  2026-01-01 02:00:00  4 min 12 s  1 waiting, 1 ok, 1 failed  400 MiB  120 MiB";
-        let shown = list(&[run()], &view());
+        let shown = list(&[run()], "", &view());
         assert_eq!(shown.lines().count(), 2);
         for (line, expected) in shown.lines().zip(expected.lines()) {
             assert_eq!(line.split_whitespace().collect::<Vec<_>>(), expected.split_whitespace().collect::<Vec<_>>());
         }
-        assert_eq!(list(&[], &view()), "No runs yet. Start one: coffer job run JOB");
+        assert_eq!(list(&[], "Nothing runs", &view()), "Nothing runs");
     }
 
     #[test]

@@ -189,7 +189,7 @@ impl Index {
         let sealed = blocking(move || Ok(objects.seal_unpacked(&file.encode()?))).await;
         let (id, sealed) = sealed.map_err(|fault: Fault| Error::damaged("a new index file", fault))?;
         let id = IndexId(id);
-        self.objects.publish_unpacked(&index_name(&id), sealed).await?;
+        self.objects.publish_hashed(&index_name(&id), sealed).await?;
         Ok(id)
     }
 

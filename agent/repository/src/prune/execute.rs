@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::marks::rescue_needed;
 use super::{Marks, PrunePlan};
 use crate::format::{Fault, IndexedPack, PackedBlob};
-use crate::lock::ExclusiveLock;
+use crate::lock::while_locked;
 use crate::objects::{blocking, ids, name, pack_name, range_of};
 use crate::repository::{Inner, Repository};
 use crate::walk::walk;
@@ -120,14 +120,10 @@ fn slice(sealed: &Bytes, blob: &PackedBlob) -> Result<Bytes, Fault> {
 
 /// The second phase: packs whose time has come, and missing ones, go from the index, then from the remote, then from the marks.
 async fn delete(inner: &Arc<Inner>, plan: &PrunePlan, report: &mut PruneReport) -> Result<(), Error> {
-    let remote = &*inner.objects.remote;
-    let Some(lock) = ExclusiveLock::take(&inner.objects).await? else {
+    if while_locked(&inner.objects, delete_locked(inner, plan, report)).await?.is_none() {
         report.postponed = true;
-        return Ok(());
-    };
-    let deleted = delete_locked(inner, plan, report).await;
-    lock.release(remote).await?;
-    deleted
+    }
+    Ok(())
 }
 
 async fn delete_locked(inner: &Arc<Inner>, plan: &PrunePlan, report: &mut PruneReport) -> Result<(), Error> {

@@ -45,7 +45,7 @@ impl SealedPoint {
     pub async fn publish(&self) -> Result<(), Error> {
         self.repository.confirm().await?;
         let objects = &self.repository.inner.objects;
-        objects.publish_unpacked(&snapshot_name(&self.id), self.file.clone()).await?;
+        objects.publish_hashed(&snapshot_name(&self.id), self.file.clone()).await?;
         // A prune that did not see the snapshot may have marked its packs since the seal.
         prune::rescue(&*objects.remote, &self.packs).await
     }

@@ -184,7 +184,7 @@ fn every_table_is_what_was_reviewed() {
         ("job list", jobs(&[job_sample()], &[schedule_sample(), paused.clone()], &view)),
         ("job show nightly", job(&job_sample(), &[schedule_sample(), paused], &view)),
         ("job show nightly", job(&v1::Job { selection: None, paused: true, ..job_sample() }, &[], &view)),
-        ("run list", runs::list(&[run()], &view)),
+        ("run list", runs::list(&[run()], "", &view)),
         ("backup list", points(&[point_sample(), by_hand.clone()], &view)),
         ("backup show", point(&point_sample(), &view)),
         ("backup show", point(&by_hand, &view)),
