@@ -7,19 +7,23 @@ use std::time::Duration;
 use clap::Parser;
 use coffer_controller::Timings;
 
+use crate::state::EtcdArgs;
+
 /// Below this hard stop the loops keep pace with it.
 const SHORT: Duration = Duration::from_secs(30);
 
-/// The control plane of Coffer: one controller on its own store.
+/// The control plane of Coffer: one controller, on a store of its own or in etcd.
 #[derive(Debug, Parser)]
 #[command(version)]
 pub(crate) struct Args {
-    /// Folder for everything that is known; made when it does not exist
+    /// Folder for the API's token and, without --etcd, for everything that is known; made when it does not exist
     #[arg(long, value_name = "DIR", env = "COFFER_STATE")]
     pub(crate) state: PathBuf,
     /// Where the API is served; loopback only in this version
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7420")]
     pub(crate) listen: SocketAddr,
+    #[command(flatten)]
+    pub(crate) etcd: EtcdArgs,
     /// How long an agent may be silent before its session ends [default: 30s]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     session_ttl: Option<Duration>,

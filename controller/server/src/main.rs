@@ -1,11 +1,10 @@
-//! `coffer-controller`: reads its command line, serves from the embedded store, drains when asked to stop.
+//! `coffer-controller`: reads its command line, serves from its store, drains when asked to stop.
 
 mod args;
+mod state;
 
 use std::io::Write as _;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::Path;
-use std::sync::Arc;
 
 use anyhow::Context as _;
 use args::Args;
@@ -13,7 +12,7 @@ use clap::Parser as _;
 use coffer_controller::{Controller, Error, ServeOptions};
 use coffer_runtime::exit::Exit;
 use coffer_runtime::{shutdown, telemetry};
-use coffer_store::EmbeddedStore;
+use state::Opened;
 
 #[tokio::main]
 async fn main() -> Exit {
@@ -31,6 +30,12 @@ async fn main() -> Exit {
 }
 
 fn exit_of(error: &anyhow::Error) -> Exit {
+    use coffer_store::Error as Store;
+    match error.downcast_ref() {
+        Some(Store::Invalid { .. } | Store::Credential { .. }) => return Exit::Usage,
+        Some(error) if error.is_retryable() => return Exit::Unavailable,
+        _ => {}
+    }
     match error.downcast_ref::<Error>() {
         Some(Error::NotLoopback { .. } | Error::Timings(_) | Error::BadToken { .. }) => Exit::Usage,
         Some(Error::Store { .. }) => Exit::Unavailable,
@@ -45,19 +50,12 @@ async fn run(args: &Args) -> anyhow::Result<()> {
     let stop = shutdown::on_signals().context("cannot watch for signals")?;
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&args.state);
     made.with_context(|| format!("cannot make the state folder {}", args.state.display()))?;
-    let store = open(&args.state.join("store.redb")).await?;
-    let options = ServeOptions {
-        listen: args.listen,
-        timings: args.timings(),
-        ..ServeOptions::new(Arc::new(store.clone()), &args.state)
-    };
+    let opened = Opened::open(&args.state, &args.etcd).await?;
+    let options =
+        ServeOptions { listen: args.listen, timings: args.timings(), ..ServeOptions::new(opened.store(), &args.state) };
     let result = serve(options, stop).await;
-    store.close().await;
+    opened.close().await;
     Ok(result?)
-}
-
-async fn open(path: &Path) -> anyhow::Result<EmbeddedStore> {
-    EmbeddedStore::open(path).await.with_context(|| format!("cannot open the state store {}", path.display()))
 }
 
 async fn serve(options: ServeOptions, stop: coffer_runtime::CancellationToken) -> Result<(), Error> {

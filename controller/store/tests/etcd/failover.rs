@@ -6,7 +6,7 @@ use std::time::Duration;
 use coffer_store::{EtcdOptions, EtcdStore, Revision, StateStore, Txn};
 use tokio::time::Instant;
 
-use crate::eventually;
+use crate::eventually::eventually;
 use crate::members::{Etcd, short, shortest};
 
 /// How long a call may take when its member has just died: an answer that does not come, and an election.

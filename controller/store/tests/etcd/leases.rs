@@ -6,7 +6,7 @@ use std::time::Duration;
 use coffer_store::{Error, EtcdOptions, EtcdStore, KeptLease, PutLease, StateStore, Txn};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::PATIENCE;
+use crate::eventually::PATIENCE;
 use crate::members::{Etcd, short};
 use crate::proxy::Proxy;
 
@@ -43,7 +43,7 @@ async fn a_lease_that_cannot_be_confirmed_counts_as_lost_before_etcd_ends_it() {
     timeout(PATIENCE, kept.lost()).await.unwrap();
     assert!(blocked.elapsed() <= ttl && !kept.is_alive(), "it took {:?}", blocked.elapsed());
     assert!(direct.get("k").await.unwrap().is_some(), "etcd ended the lease first");
-    crate::eventually("the end of the lease in etcd", || async {
+    crate::eventually::eventually("the end of the lease in etcd", || async {
         direct.get("k").await.unwrap().is_none().then_some(())
     })
     .await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use coffer_store::{Error, EtcdOptions, EtcdStore, EtcdTimeouts, KeyValue, StateStore, Txn, TxnOutcome};
 
-use crate::eventually;
+use crate::eventually::eventually;
 use crate::members::{Etcd, short, shortest};
 use crate::proxy::Proxy;
 

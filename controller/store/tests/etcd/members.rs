@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::certificates::Certificates;
-use crate::eventually;
+use crate::eventually::eventually;
 
 /// How often to begin again when another program has taken a port in between.
 const ATTEMPTS: u32 = 5;

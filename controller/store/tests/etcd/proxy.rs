@@ -7,7 +7,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use crate::eventually;
+use crate::eventually::eventually;
 
 /// What becomes of the bytes of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

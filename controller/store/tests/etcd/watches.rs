@@ -5,7 +5,7 @@ use std::time::Duration;
 use coffer_store::{Error, Event, RangeRequest, Revision, StateStore, Txn};
 use futures::StreamExt;
 
-use crate::PATIENCE;
+use crate::eventually::PATIENCE;
 use crate::members::Etcd;
 
 #[tokio::test]
@@ -56,7 +56,8 @@ async fn a_watch_waits_through_an_outage_and_then_shows_what_it_would_have_misse
     let waiting = tokio::time::timeout(crate::members::short().call / 4, events.next()).await;
     assert!(waiting.is_err(), "the watch should wait: {waiting:?}");
     etcd.run(0);
-    let written = crate::eventually("a write", || async { store.txn(Txn::new().put("k", "2")).await.ok() }).await;
+    let written =
+        crate::eventually::eventually("a write", || async { store.txn(Txn::new().put("k", "2")).await.ok() }).await;
     let batch = tokio::time::timeout(PATIENCE, events.next()).await.unwrap().unwrap().unwrap();
     assert_eq!((batch.revision, batch.events.len()), (written.revision, 1));
 }
