@@ -2,7 +2,6 @@
 //! codes. Knows nothing of backups.
 
 pub mod boottime;
-pub mod config;
 pub mod exit;
 pub mod retry;
 pub mod secret_file;
