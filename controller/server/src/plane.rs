@@ -22,6 +22,9 @@ use crate::options::{Clock, Limits, Timings};
 const ATTEMPTS: u32 = 30;
 /// How long a commit waits for the mirror to show it; after that it is true all the same.
 const MIRROR_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a commit that came too late waits for the mirror to show why. Not longer: where others use the store too, the
+/// revision that it failed at may be of theirs, and never be shown here.
+const LATE_PATIENCE: Duration = Duration::from_millis(250);
 
 /// What services and loops share.
 #[derive(Debug)]
@@ -161,11 +164,11 @@ impl Plane {
     }
 
     /// Waits until the mirror shows a revision.
-    async fn shows(&self, revision: u64) {
+    async fn shows(&self, revision: u64, patience: Duration) {
         let mut changes = self.changes();
-        let shown = tokio::time::timeout(MIRROR_PATIENCE, changes.wait_for(|seen| *seen >= revision));
+        let shown = tokio::time::timeout(patience, changes.wait_for(|seen| *seen >= revision));
         tokio::select! {
-            shown = shown => if shown.is_err() {
+            shown = shown => if shown.is_err() && patience == MIRROR_PATIENCE {
                 tracing::warn!(revision, "the mirror of the store lags behind");
             },
             // The mirror stands still then; what was committed is true all the same.
@@ -180,7 +183,8 @@ impl Plane {
         let (txn, mark) = transaction(effect, &wid);
         match self.store.txn(txn).await {
             Ok(outcome) => {
-                self.shows(outcome.revision.0).await;
+                let patience = if outcome.succeeded { MIRROR_PATIENCE } else { LATE_PATIENCE };
+                self.shows(outcome.revision.0, patience).await;
                 Ok(outcome.succeeded)
             }
             Err(error) if error.is_unknown() => {
@@ -190,7 +194,7 @@ impl Plane {
                 let ours = found.filter(|entry| coffer_core::record::write_id(&entry.value).as_deref() == Some(&wid));
                 match ours {
                     Some(entry) => {
-                        self.shows(entry.mod_revision.0).await;
+                        self.shows(entry.mod_revision.0, MIRROR_PATIENCE).await;
                         Ok(true)
                     }
                     None => Ok(false),

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::Error;
 use crate::txn::{Txn, TxnOutcome};
 
-/// Number of a state of the store: each transaction that changes something makes the next. 0 is the empty store, and,
-/// compared with a key's revision, a key that does not exist.
+/// Number of a state of the store: each transaction that changes something makes the next; where others use the same
+/// cluster, theirs lie in between. 0 is the empty store, and, compared with a key's revision, a key that does not exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Revision(pub u64);
@@ -79,7 +79,7 @@ pub struct RangeRequest {
     pub prefix: String,
     /// Only this key and those after it: [`Page::next`] of the page before. `None`: from the first.
     pub from: Option<String>,
-    /// Most keys to return, at least 1.
+    /// Most keys to return, at least 1; a page may hold fewer, also when it is not the last.
     pub limit: usize,
     /// The state to read: [`Page::revision`] of the first page, so that all pages show one state. `None`: the newest.
     pub at: Option<Revision>,

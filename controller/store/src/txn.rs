@@ -173,7 +173,8 @@ impl Txn {
 pub struct TxnOutcome {
     /// True: every compare held and `then` was done.
     pub succeeded: bool,
-    /// The state after it: of a transaction that changed something, its own revision.
+    /// The state after it: of a transaction that changed something, its own revision; of another one, the newest, which
+    /// need not be one that changed a key here.
     pub revision: Revision,
     /// What `otherwise` read, in its order; empty when the transaction took place.
     pub reads: Vec<Option<KeyValue>>,

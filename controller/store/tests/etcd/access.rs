@@ -1,6 +1,6 @@
 //! Who is let in, and what is said to who is not; and what lies where.
 
-use coffer_store::{Error, EtcdOptions, EtcdStore, EtcdTls, StateStore, Txn, list};
+use coffer_store::{Error, EtcdOptions, EtcdStore, EtcdTls, StateStore, Txn, limits, list};
 use etcd_client::GetOptions;
 
 use crate::members::{Etcd, short};
@@ -77,4 +77,22 @@ async fn installations_with_different_prefixes_see_nothing_of_each_other_and_wri
         assert!(key.starts_with("/c/berlin/") || key.starts_with("/c/bern/"), "{key}");
     }
     assert_eq!(all.kvs().len(), 6, "two keys and one mark each");
+}
+
+#[tokio::test]
+async fn a_transaction_at_every_limit_fits_below_the_longest_prefix() {
+    let etcd = Etcd::plain(1).await;
+    let prefix = format!("/{}", "p".repeat(limits::MAX_KEY_BYTES.min(127)));
+    let store = EtcdStore::connect(EtcdOptions { prefix, ..etcd.options() }).await.unwrap();
+    let most = limits::MAX_OPERATIONS;
+    let names: Vec<String> = (0..most).map(|number| format!("{number:04}")).collect();
+    let mut txn = names.iter().fold(Txn::new(), |txn, name| txn.if_absent(name).put(name, "").or_read(name));
+    let used = most * 3 * (4 + limits::OPERATION_BYTES);
+    txn.then.pop();
+    let txn = txn.put("last", vec![7; limits::MAX_REQUEST_BYTES - used]);
+    assert!(limits::check(&txn).is_ok());
+    assert!(limits::check(&txn.clone().put("x", "")).is_err());
+    assert!(store.txn(txn.clone()).await.unwrap().succeeded);
+    let again = store.txn(txn).await.unwrap();
+    assert_eq!((again.succeeded, again.reads.len(), again.reads.iter().flatten().count()), (false, most, most - 1));
 }
