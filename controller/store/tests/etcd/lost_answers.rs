@@ -94,8 +94,8 @@ async fn a_refusal_whose_answer_is_lost_is_asked_for_again() {
     world.store.txn(Txn::new().put("a", "1").put("seen", "")).await.unwrap();
     world.proxy.lose_answers();
     let call = world.send(Txn::new().if_absent("a").put("a", "2").or_read("a"));
-    // Nothing can be seen from outside; the cut comes when the request was surely given up on or while it is waited for.
-    tokio::time::sleep(short().request / 2).await;
+    world.proxy.has_lost_an_answer().await;
+    assert!(!call.is_finished());
     world.proxy.cut();
     let outcome = call.await.unwrap().unwrap();
     assert_eq!((outcome.succeeded, outcome.reads), (false, vec![world.entry("a").await]));

@@ -39,8 +39,8 @@ struct Connection {
     held: Mutex<Vec<u8>>,
     /// The way to the member, when the client is gone.
     left: Mutex<Option<OwnedWriteHalf>>,
-    /// What the member said after the client was gone.
-    late: Mutex<Vec<u8>>,
+    /// What the member said that did not reach the client.
+    unheard: Mutex<Vec<u8>>,
 }
 
 impl Proxy {
@@ -101,6 +101,15 @@ impl Proxy {
         .await;
     }
 
+    /// Waits until the answer to a call was lost.
+    pub(crate) async fn has_lost_an_answer(&self) {
+        eventually("an answer that is lost", || async {
+            let connections = self.shared.connections.lock().unwrap();
+            connections.iter().any(|connection| is_answered(&connection.unheard.lock().unwrap())).then_some(())
+        })
+        .await;
+    }
+
     /// Gives the members what is held, on connections whose clients are gone, and waits until one call was answered with
     /// content.
     pub(crate) async fn deliver_late(&self) {
@@ -109,13 +118,13 @@ impl Proxy {
             let held = std::mem::take(&mut *connection.held.lock().unwrap());
             let left = connection.left.lock().unwrap().take();
             if let (Some(mut left), false) = (left, held.is_empty()) {
-                connection.late.lock().unwrap().clear();
+                connection.unheard.lock().unwrap().clear();
                 left.write_all(&held).await.unwrap();
                 *connection.left.lock().unwrap() = Some(left);
             }
         }
         eventually("an answer to what came late", || async {
-            connections.iter().any(|connection| is_answered(&connection.late.lock().unwrap())).then_some(())
+            connections.iter().any(|connection| is_answered(&connection.unheard.lock().unwrap())).then_some(())
         })
         .await;
     }
@@ -144,7 +153,7 @@ async fn serve(listener: TcpListener, member: String, shared: Arc<Shared>) {
             mode: watch::Sender::new(mode),
             held: Mutex::default(),
             left: Mutex::default(),
-            late: Mutex::default(),
+            unheard: Mutex::default(),
         });
         shared.connections.lock().unwrap().push(Arc::clone(&connection));
         let (from_client, to_client) = client.into_split();
@@ -201,8 +210,7 @@ async fn answers(mut from: OwnedReadHalf, to: OwnedWriteHalf, connection: Arc<Co
                     return;
                 }
             }
-            Some(_) => {}
-            None => connection.late.lock().unwrap().extend_from_slice(&buffer[..count]),
+            _ => connection.unheard.lock().unwrap().extend_from_slice(&buffer[..count]),
         }
     }
 }
