@@ -104,7 +104,8 @@ impl Repository {
         }
         report.packs = wanted.iter().filter(|wanted| **wanted).count() as u64;
         // Packs name what is lost better than the walk; what is in no pack, only the walk has seen.
-        let lost = self.inspect(&walked.map, &packs_on(inner).await?, &wanted, CheckLevel::ReadData, &mut report).await?;
+        let lost =
+            self.inspect(&walked.map, &packs_on(inner).await?, &wanted, CheckLevel::ReadData, &mut report).await?;
         walked.problems.into_iter().filter(|(_, error)| error.lost_pack().is_none()).for_each(|(_, e)| report.note(e));
         if lost.contains(&true) || !report.errors.is_empty() {
             report.damaged_snapshots.push(id);
@@ -150,10 +151,10 @@ impl Repository {
                 }
                 found.extend(error);
             }
-            self.note_sound(sound).await?;
+            self.inner.note_sound(sound).await?;
         }
         let lost_packs = map.packs().iter().zip(&lost).filter(|(_, lost)| **lost).map(|(pack, _)| pack.id);
-        self.note_damaged(lost_packs.collect()).await?;
+        self.inner.note_damaged(lost_packs.collect()).await?;
         found.into_iter().for_each(|error| report.note(error));
         Ok(lost)
     }

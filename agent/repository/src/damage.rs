@@ -10,7 +10,7 @@ use bytes::Bytes;
 use coffer_remote::{ObjectName, Remote};
 
 use crate::objects::ids;
-use crate::repository::Repository;
+use crate::repository::Inner;
 use crate::{Error, PackId};
 
 const FOLDER: &str = "coffer/damaged";
@@ -28,7 +28,7 @@ pub(crate) async fn load(remote: &dyn Remote) -> Result<HashSet<PackId>, Error> 
     Ok(ids(&remote.list(&folder()).await?).map(|(pack, _)| pack).collect())
 }
 
-impl Repository {
+impl Inner {
     /// Notes packs as damaged. The caller has seen the damage; that it is this repository's is looked at here, since what is
     /// not found in another folder is not lost.
     pub(crate) async fn note_damaged(&self, packs: Vec<PackId>) -> Result<(), Error> {
@@ -38,7 +38,7 @@ impl Repository {
         self.confirm().await?;
         for pack in packs {
             tracing::warn!(%pack, "a pack is damaged or missing: what is lost of it is stored again by the next backup that has it");
-            match self.inner.objects.remote.create(&record_name(&pack), vec![Bytes::from_static(b"\n")]).await {
+            match self.objects.remote.create(&record_name(&pack), vec![Bytes::from_static(b"\n")]).await {
                 Ok(()) | Err(coffer_remote::Error::AlreadyExists { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -49,7 +49,7 @@ impl Repository {
     /// Takes notes back: the packs are whole again, or gone for good.
     pub(crate) async fn note_sound(&self, packs: Vec<PackId>) -> Result<(), Error> {
         for pack in packs {
-            self.inner.objects.remote.delete(&record_name(&pack)).await?;
+            self.objects.remote.delete(&record_name(&pack)).await?;
         }
         Ok(())
     }

@@ -100,6 +100,8 @@ ids! {
     SnapshotId,
     /// A key file: SHA-256 of the file.
     KeyId,
+    /// A lock file: SHA-256 of the file.
+    LockId,
     /// The repository, random.
     RepositoryId,
 }

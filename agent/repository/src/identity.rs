@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::format::Config;
 use crate::objects::name;
-use crate::repository::Repository;
+use crate::repository::{Inner, Repository};
 use crate::{Error, RepositoryId, RepositoryOptions};
 
 impl Repository {
@@ -38,7 +38,14 @@ impl Repository {
     /// # Errors
     /// [`Error::RepositoryGone`]; [`Error::OtherRepository`]; [`Error::Remote`].
     pub async fn confirm(&self) -> Result<(), Error> {
-        let (objects, wanted) = (&self.inner.objects, self.id());
+        self.inner.confirm().await
+    }
+}
+
+impl Inner {
+    /// As [`Repository::confirm`].
+    pub(crate) async fn confirm(&self) -> Result<(), Error> {
+        let (objects, wanted) = (&self.objects, self.id);
         let Some(sealed) = read_if_present(&*objects.remote, &name("config")).await? else {
             return Err(Error::RepositoryGone { remote: objects.remote.describe(), wanted });
         };

@@ -20,6 +20,8 @@ mod content;
 mod damage;
 mod error;
 pub mod format;
+#[doc(hidden)]
+pub mod fuzz;
 mod id;
 mod identity;
 mod index;
@@ -37,7 +39,7 @@ mod walk;
 pub use check::CheckReport;
 pub use content::FileContent;
 pub use error::Error;
-pub use id::{BlobId, IndexId, InvalidId, KeyId, PackId, RepositoryId, SnapshotId};
+pub use id::{BlobId, IndexId, InvalidId, KeyId, LockId, PackId, RepositoryId, SnapshotId};
 pub use meta::{DiskStats, FileInfo, PointInfo, SnapshotMeta, TAG};
 pub use options::{
     BackupOptions, CheckLevel, Compression, DEFAULT_CHUNK_BYTES, KeyCost, PACK_TARGET, Permission, PruneOptions,

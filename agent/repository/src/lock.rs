@@ -8,19 +8,23 @@ use std::time::Duration;
 use coffer_remote::ObjectName;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::Error;
-use crate::format::{Fault, decode_unpacked, encode_unpacked};
+use crate::format::{Fault, MAX_SMALL, decode_unpacked, encode_unpacked};
+use crate::id::LockId;
 use crate::index::describe;
 use crate::objects::{Objects, ids, name};
 
 /// How often a lock is made anew, as stock programs do.
 const FRESH: Duration = Duration::from_secs(5 * 60);
+/// A lock of this age that cannot be made anew is given up, before others may count it as left behind.
+const OLD: Duration = Duration::from_secs(20 * 60);
 /// A lock of this age counts as left behind, also for stock programs.
 const STALE: SignedDuration = SignedDuration::from_mins(30);
 
 #[derive(Debug, Serialize, Deserialize)]
-struct LockFile {
+pub(crate) struct LockFile {
     time: Timestamp,
     #[serde(default)]
     exclusive: bool,
@@ -36,13 +40,15 @@ struct LockFile {
 #[derive(Debug)]
 struct ExclusiveLock {
     objects: Arc<Objects>,
-    name: ObjectName,
+    /// Its file, and older ones that could not be removed yet.
+    names: Vec<ObjectName>,
+    made: Instant,
 }
 
 /// Works with the lock, which is kept fresh meanwhile; does nothing and returns `None` when somebody else has one.
 ///
 /// # Errors
-/// Those of `work`; [`Error::Remote`] when the lock cannot be taken, kept or given back: then `work` is broken off.
+/// Those of `work`; [`Error::Remote`] when the lock cannot be taken, kept fresh or given back: then `work` is broken off.
 pub(crate) async fn while_locked<T>(
     objects: &Arc<Objects>,
     work: impl Future<Output = Result<T, Error>>,
@@ -54,14 +60,23 @@ pub(crate) async fn while_locked<T>(
             done = &mut work => break done,
             () = tokio::time::sleep(FRESH) => {}
         }
-        if let Err(error) = lock.refresh().await {
-            break Err(error);
+        match lock.refresh().await {
+            Ok(()) => {}
+            Err(error) if lock.made.elapsed() < OLD => {
+                tracing::warn!(error = describe(&error), "the lock of the repository could not be made anew yet");
+            }
+            Err(error) => break Err(error),
         }
     };
-    let released = lock.release().await;
-    let done = done?;
-    released?;
-    Ok(Some(done))
+    match (done, lock.release().await) {
+        (Ok(done), Ok(())) => Ok(Some(done)),
+        (Ok(_), Err(error)) => Err(error),
+        (Err(error), Ok(())) => Err(error),
+        (Err(error), Err(left)) => {
+            tracing::warn!(error = describe(&left), "the lock of the repository is left behind for half an hour");
+            Err(error)
+        }
+    }
 }
 
 impl ExclusiveLock {
@@ -70,9 +85,9 @@ impl ExclusiveLock {
         if is_held(objects, None).await? {
             return Ok(None);
         }
-        let lock = Self { objects: objects.clone(), name: publish(objects).await? };
+        let lock = Self { objects: objects.clone(), names: vec![publish(objects).await?], made: Instant::now() };
         // Of two that came at one time, both see the other, and both step back.
-        match is_held(objects, Some(&lock.name)).await {
+        match is_held(objects, lock.names.first()).await {
             Ok(false) => Ok(Some(lock)),
             Ok(true) => {
                 lock.release().await?;
@@ -90,13 +105,21 @@ impl ExclusiveLock {
 
     /// Makes it young again. At no instant there is none.
     async fn refresh(&mut self) -> Result<(), Error> {
-        let old = std::mem::replace(&mut self.name, publish(&self.objects).await?);
-        Ok(self.objects.remote.delete(&old).await?)
+        self.names.insert(0, publish(&self.objects).await?);
+        self.made = Instant::now();
+        while let Some(old) = self.names.get(1) {
+            self.objects.remote.delete(old).await?;
+            self.names.remove(1);
+        }
+        Ok(())
     }
 
     /// Gives the lock back.
     async fn release(self) -> Result<(), Error> {
-        Ok(self.objects.remote.delete(&self.name).await?)
+        for name in &self.names {
+            self.objects.remote.delete(name).await?;
+        }
+        Ok(())
     }
 }
 
@@ -116,14 +139,14 @@ async fn publish(objects: &Arc<Objects>) -> Result<ObjectName, Error> {
     Ok(name)
 }
 
+/// Reads the plain bytes of a lock.
+pub(crate) fn parse(plain: &[u8]) -> Result<LockFile, Fault> {
+    decode_unpacked(plain, MAX_SMALL, |reader| Ok(serde_json::from_reader(std::io::BufReader::new(reader))?))
+}
+
 async fn is_held(objects: &Arc<Objects>, ours: Option<&ObjectName>) -> Result<bool, Error> {
     let listed = objects.remote.list(&name("locks")).await?;
-    for (id, info) in ids::<crate::KeyId>(&listed).filter(|(_, info)| Some(&info.name) != ours) {
-        let parse = |plain: &[u8]| {
-            decode_unpacked(plain, |reader| {
-                Ok(serde_json::from_reader::<_, LockFile>(std::io::BufReader::new(reader))?)
-            })
-        };
+    for (id, info) in ids::<LockId>(&listed).filter(|(_, info)| Some(&info.name) != ours) {
         match objects.read_unpacked(&info.name, *id.as_bytes(), parse).await {
             Ok(file) if Timestamp::now().duration_since(file.time) > STALE => {
                 tracing::info!(lock = %info.name, host = file.hostname, "an old lock is ignored");
@@ -147,7 +170,7 @@ async fn is_held(objects: &Arc<Objects>, ours: Option<&ObjectName>) -> Result<bo
 mod tests {
     use std::collections::BTreeSet;
 
-    use coffer_remote::{MemoryRemote, Remote};
+    use coffer_remote::{FailingRemote, Fault as Failing, MemoryRemote, Remote};
 
     use super::*;
     use crate::Compression;
@@ -155,6 +178,24 @@ mod tests {
 
     async fn locks(remote: &MemoryRemote) -> BTreeSet<ObjectName> {
         remote.list(&name("locks")).await.unwrap().into_iter().map(|info| info.name).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_goes_on_while_the_remote_is_away_for_minutes_and_stops_before_the_lock_is_old() {
+        let remote = Arc::new(FailingRemote::new(MemoryRemote::new()));
+        let objects = Arc::new(Objects::new(remote.clone(), MasterKey::random(), Compression::Fast));
+        for (minutes, survives) in [(12, true), (40, false)] {
+            let work = async {
+                remote.inject(Some(Failing::From { at: 0 }));
+                tokio::time::sleep(Duration::from_secs(minutes * 60)).await;
+                remote.inject(None);
+                tokio::time::sleep(FRESH * 2).await;
+                Ok(())
+            };
+            let done = while_locked(&objects, work).await;
+            assert_eq!(done.is_ok(), survives, "{minutes} minutes: {done:?}");
+            remote.inject(None);
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use coffer_remote::{Remote, read_if_present};
+use coffer_remote::{ObjectInfo, Remote, read_if_present};
 use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use secrecy::SecretString;
@@ -19,7 +19,9 @@ use crate::objects::{BlobKey, Objects, blocking, ids, name, range_of, snapshot_n
 use crate::pipeline::Pipeline;
 use crate::reader::Cache;
 use crate::session::BackupSession;
-use crate::{BackupOptions, BlobId, Error, FileContent, KeyId, Point, PointInfo, RepositoryId, RepositoryOptions, SnapshotId};
+use crate::{
+    BackupOptions, BlobId, Error, FileContent, KeyId, Point, PointInfo, RepositoryId, RepositoryOptions, SnapshotId,
+};
 
 /// Key files tried when a repository is opened.
 const MAX_KEYS: usize = 32;
@@ -44,7 +46,7 @@ pub(crate) struct Inner {
     pub(crate) chunk_bytes: usize,
     /// The id of a chunk of zeros.
     pub(crate) zero_chunk: BlobId,
-    id: RepositoryId,
+    pub(crate) id: RepositoryId,
     /// Snapshot files never change, so each is read once.
     snapshots: Mutex<HashMap<SnapshotId, Arc<Snapshot>>>,
 }
@@ -90,14 +92,9 @@ impl Repository {
             }
             Err(error) => return Err(error.into()),
         }
-        // Keys of attempts that were interrupted or came second fit nothing; stock programs would stumble over them. Only who won
-        // may remove them: before, any may be the winner's.
-        for (other, info) in ids::<KeyId>(&remote.list(&name("keys")).await?) {
-            if other != key {
-                remote.delete(&info.name).await?;
-            }
-        }
-        Self::open(remote, password, options).await
+        let made = Self::open(remote, password, options).await?;
+        made.remove_stray_keys(password).await?;
+        Ok(made)
     }
 
     /// Opens the repository of a remote.
@@ -146,13 +143,37 @@ impl Repository {
     ) -> Result<Self, Error> {
         match Self::open(remote.clone(), password, options.clone()).await {
             Err(Error::NoRepository { .. }) => {}
-            opened => return opened,
+            Err(error) => return Err(error),
+            Ok(opened) => {
+                opened.remove_stray_keys(password).await?;
+                return Ok(opened);
+            }
         }
         match Self::init(remote.clone(), password, options.clone()).await {
             // Somebody else was faster.
             Err(Error::RepositoryExists { .. }) => Self::open(remote, password, options).await,
             made => made,
         }
+    }
+
+    /// Removes keys that the password opens and that do not fit: left from an attempt to make a repository that was interrupted or came
+    /// second. Stock programs stumble over them.
+    async fn remove_stray_keys(&self, password: &SecretString) -> Result<(), Error> {
+        let remote = &*self.inner.objects.remote;
+        let listed = remote.list(&name("keys")).await?;
+        if listed.len() < 2 {
+            return Ok(());
+        }
+        let Some(config) = read_if_present(remote, &name("config")).await? else { return Ok(()) };
+        for (id, info) in ids::<KeyId>(&listed).take(MAX_KEYS) {
+            if let Some(Ok(file)) = read_key(remote, id, &info).await?
+                && matches!(try_key(file, password, &config).await, Err(Mismatch::Config))
+            {
+                tracing::info!(key = %id, "a key that fits nothing is removed");
+                remote.delete(&info.name).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Its id, whatever remote a copy of it stands on.
@@ -235,7 +256,10 @@ impl Repository {
         let (inner, content) = (self.inner.clone(), content.clone());
         blocking(move || {
             let map = inner.index.map();
-            content.blobs().iter().all(|id| map.trust(&(BlobKind::Data, *id)).is_some_and(|trust| trust > Trust::Damaged))
+            content
+                .blobs()
+                .iter()
+                .all(|id| map.trust(&(BlobKind::Data, *id)).is_some_and(|trust| trust > Trust::Damaged))
         })
         .await
     }
@@ -355,35 +379,57 @@ async fn unlock(remote: &dyn Remote, password: &SecretString, config: Bytes) -> 
     let mut damaged = None;
     let mut tried = 0;
     for (id, info) in ids::<KeyId>(&listed).take(MAX_KEYS) {
-        let file = match read_if_present(remote, &info.name).await? {
-            Some(bytes) if sha256(&bytes) == *id.as_bytes() => KeyFile::parse(&bytes),
-            Some(_) => Err(Fault::Hash),
-            None => continue,
-        };
-        let file = match file {
-            Ok(file) => file,
-            Err(fault) => {
+        let file = match read_key(remote, id, &info).await? {
+            Some(Ok(file)) => file,
+            Some(Err(fault)) => {
                 damaged = Some(Error::damaged(&info.name, fault));
                 continue;
             }
+            None => continue,
         };
         tried += 1;
-        let (password, config) = (password.clone(), config.clone());
-        let opened = blocking(move || {
-            let key = file.open(&password)?;
-            let mut sealed = config.to_vec();
-            // A key file of an interrupted `init` opens and fits nothing.
-            let plain = key.open_in_place(&mut sealed)?.to_vec();
-            Ok((key, plain))
-        });
-        match opened.await {
+        match try_key(file, password, &config).await {
             Ok((key, plain)) => {
                 let config = Config::parse(&plain).map_err(|fault| Error::damaged(name("config"), fault))?;
                 return Ok((key, config));
             }
-            Err(Fault::Authentication) => {}
-            Err(fault) => damaged = Some(Error::damaged(&info.name, fault)),
+            // A key of an interrupted `init` fits nothing.
+            Err(Mismatch::Password | Mismatch::Config) => {}
+            Err(Mismatch::Damage(fault)) => damaged = Some(Error::damaged(&info.name, fault)),
         }
     }
     Err(damaged.unwrap_or_else(|| Error::WrongPassword { remote: remote.describe(), keys: tried }))
+}
+
+/// A key file, or what is wrong with it; `None` when it is gone.
+async fn read_key(remote: &dyn Remote, id: KeyId, info: &ObjectInfo) -> Result<Option<Result<KeyFile, Fault>>, Error> {
+    let bytes = read_if_present(remote, &info.name).await?;
+    Ok(bytes.map(|bytes| if sha256(&bytes) == *id.as_bytes() { KeyFile::parse(&bytes) } else { Err(Fault::Hash) }))
+}
+
+/// Why a key is not the one.
+enum Mismatch {
+    /// The password does not open it.
+    Password,
+    /// It does not open the config.
+    Config,
+    Damage(Fault),
+}
+
+/// The master key in a key file, and the config that it opens.
+async fn try_key(file: KeyFile, password: &SecretString, config: &Bytes) -> Result<(MasterKey, Vec<u8>), Mismatch> {
+    let (password, config) = (password.clone(), config.clone());
+    blocking(move || {
+        let key = file.open(&password).map_err(|fault| match fault {
+            Fault::Authentication => Mismatch::Password,
+            fault => Mismatch::Damage(fault),
+        })?;
+        let mut sealed = config.to_vec();
+        match key.open_in_place(&mut sealed) {
+            Ok(plain) => Ok((key, plain.to_vec())),
+            Err(Fault::Authentication) => Err(Mismatch::Config),
+            Err(fault) => Err(Mismatch::Damage(fault)),
+        }
+    })
+    .await
 }

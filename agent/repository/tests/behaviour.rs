@@ -54,6 +54,16 @@ async fn a_repository_is_made_once_and_never_over_data() {
     let ids: Vec<_> = made.into_iter().map(|made| made.unwrap().id()).collect();
     assert!(ids.iter().all(|id| *id == ids[0]));
     assert_eq!(list(&remote, "keys").await.len(), 1, "keys of those that came second are left");
+    // Another one, killed before it could remove its key: same password, other master key.
+    let other = MemoryRemote::new();
+    init(Arc::new(other.clone())).await;
+    let stray = list(&other, "keys").await.remove(0);
+    remote.create(&stray.name, vec![other.read(&stray.name).await.unwrap()]).await.unwrap();
+    let second = SecretString::from("second");
+    let kept = open(remote.clone()).await.add_password(&second).await.unwrap();
+    let opened = Repository::open_or_init(remote.clone(), &secret, options()).await.unwrap();
+    let keys = opened.keys().await.unwrap();
+    assert!(keys.len() == 2 && keys.contains(&kept) && remote.stat(&stray.name).await.is_err(), "{keys:?}");
     assert!(matches!(
         Repository::init(remote.clone(), &password(), options()).await,
         Err(Error::RepositoryExists { .. })

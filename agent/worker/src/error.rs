@@ -11,7 +11,7 @@ pub enum Error {
     #[error("no controller is configured: name at least one address")]
     NoController,
     /// The address of a controller cannot be used.
-    #[error("controller {address:?} is not an address such as http://192.0.2.1:4470")]
+    #[error("controller {address:?} is not an address such as http://127.0.0.1:7420")]
     Address {
         /// What was configured.
         address: String,

@@ -21,7 +21,7 @@ struct Args {
     /// Folder for the agent's id; made when it does not exist.
     #[arg(long, env = "COFFER_STATE", value_name = "DIR")]
     state: PathBuf,
-    /// Address of a controller, as http://192.0.2.1:4470; may be given several times.
+    /// Address of a controller, as http://127.0.0.1:7420; may be given several times.
     #[arg(long, env = "COFFER_CONTROLLER", value_name = "URL", required = true, value_delimiter = ',')]
     controller: Vec<String>,
     /// File with the token that controllers know agents by; waited for half a minute when it is not there yet, read anew when a controller does not know what is in it.

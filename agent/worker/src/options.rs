@@ -7,7 +7,7 @@ use secrecy::SecretString;
 /// What an agent is started with.
 #[derive(Debug)]
 pub struct AgentOptions {
-    /// Addresses of controllers, as `http://192.0.2.1:4470`; each is tried in turn when another does not answer.
+    /// Addresses of controllers, as `http://127.0.0.1:7420`; each is tried in turn when another does not answer.
     pub controllers: Vec<String>,
     /// The token that controllers know agents by; sent as `authorization: Bearer …` with every call.
     pub token: SecretString,

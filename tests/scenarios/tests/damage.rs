@@ -75,7 +75,7 @@ async fn damage_that_a_verification_finds_is_healed_by_the_next_backup() -> Resu
     for task in &tasks {
         let error = task.error.as_ref().context("an error")?;
         assert_eq!((error.reason.as_str(), error.retryable), ("DAMAGED", false));
-        assert!(says(task, "damage in 1 place is noted on the remote"), "{:#?}", task.log);
+        assert!(says(task, "found damage in 1 place"), "{:#?}", task.log);
     }
     let task = site.api.back_up(&job).await?.pop().context("a task")?;
     assert!(says(&task, "has lost data of this disk, which is stored again"), "{:#?}", task.log);
@@ -102,5 +102,22 @@ async fn a_backup_that_meets_a_missing_pack_begins_anew_and_stores_it_again() ->
     let pruned = site.api.remotes.clone().prune_remote(request).await?.into_inner();
     site.api.succeeded(&site.api.ended(&pruned.name).await?).await?;
     site.restic(&["check", "--read-data"]).await?;
+    assert_whole(&site, &vm, 3).await
+}
+
+#[tokio::test]
+async fn a_pack_that_was_put_back_is_trusted_again_after_a_verification() -> Result<()> {
+    let (site, vm, job) = backed_up_twice().await?;
+    let pack = largest_pack(&site)?;
+    let away = site.folder().join("pack");
+    fs::rename(&pack, &away)?;
+    let (damaged, _) = verify(&site, &vm).await?;
+    assert!(damaged.iter().all(|point| !point.damage.is_empty()), "{damaged:#?}");
+    fs::rename(&away, &pack)?;
+    let (_, tasks) = verify(&site, &vm).await?;
+    assert!(tasks.iter().any(|task| says(task, "no pack is damaged")), "{tasks:#?}");
+    // A delta again: nothing is stored anew.
+    let task = site.api.back_up(&job).await?.pop().context("a task")?;
+    assert!(!says(&task, "has lost data"), "{:#?}", task.log);
     assert_whole(&site, &vm, 3).await
 }

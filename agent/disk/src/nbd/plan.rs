@@ -33,13 +33,12 @@ impl ReadPlan {
         ReadPlan { size, read, zero }
     }
 
-    /// Reads what may have changed and is allocated; what may have changed and is not allocated is zero, the rest is
-    /// unchanged.
-    pub fn changed_and_allocated(size: u64, changed: &RangeSet, allocated: &RangeSet) -> ReadPlan {
-        let (changed, allocated) = (changed.align(ALIGNMENT, size), allocated.align(ALIGNMENT, size));
-        let read = changed.intersect(&allocated);
-        let zero = changed.subtract(&allocated);
-        ReadPlan { size, read, zero }
+    /// Reads only what is allocated as well; the rest of what was to be read is zero.
+    pub fn only_allocated(self, allocated: &RangeSet) -> ReadPlan {
+        let allocated = allocated.align(ALIGNMENT, self.size);
+        let mut zero = self.zero;
+        self.read.subtract(&allocated).iter().for_each(|range| zero.insert(range));
+        ReadPlan { size: self.size, read: self.read.intersect(&allocated), zero }
     }
 
     /// Size of the disk in bytes.
@@ -107,7 +106,7 @@ mod tests {
         #[test]
         fn a_plan_covers_the_disk_and_reads_what_it_must(changed in any_ranges(), allocated in any_ranges(), factor in 1u64..20) {
             let step = factor * ALIGNMENT;
-            let plan = ReadPlan::changed_and_allocated(SIZE, &changed, &allocated);
+            let plan = ReadPlan::ranges(SIZE, &changed, Rest::Unchanged).only_allocated(&allocated);
             let mut position = 0;
             let mut read = 0;
             for piece in pieces(&plan, step) {

@@ -52,7 +52,7 @@ async fn only_what_the_plan_says_is_read() {
     let disk = connect(&host).await.unwrap();
     let changed = RangeSet::from_iter([0..MIB, 5 * MIB..9 * MIB, 23 * MIB..24 * MIB]);
     let allocated = RangeSet::from_iter([0..3 * MIB, 8 * MIB..12 * MIB]);
-    let plan = ReadPlan::changed_and_allocated(disk.size(), &changed, &allocated);
+    let plan = ReadPlan::ranges(disk.size(), &changed, Rest::Unchanged).only_allocated(&allocated);
     let mut expected = before.clone();
     for (range, source) in
         [(0..MIB, Some(&now)), (5 * MIB..8 * MIB, None), (8 * MIB..9 * MIB, Some(&now)), (23 * MIB..24 * MIB, None)]
@@ -376,7 +376,7 @@ proptest! {
                 (ReadPlan::full(SIZE), vec![0xee; old.len()]),
                 (ReadPlan::ranges(SIZE, &allocated, Rest::Zero), vec![0xee; old.len()]),
                 (ReadPlan::ranges(SIZE, &changed, Rest::Unchanged), old.clone()),
-                (ReadPlan::changed_and_allocated(SIZE, &changed, &allocated), old.clone()),
+                (ReadPlan::ranges(SIZE, &changed, Rest::Unchanged).only_allocated(&allocated), old.clone()),
             ] {
                 let (bytes, before) = (plan.bytes_to_read(), host.bytes_read());
                 assert!(collect(&mut disk.source(plan).unwrap(), previous).await.unwrap() == now);

@@ -63,7 +63,7 @@ impl Repository {
         report.marked_packs = mark.len() as u64;
         rescue_late(inner, &plan).await?;
         delete(inner, &plan, &mut report).await?;
-        self.note_sound(plan.forgotten).await?;
+        inner.note_sound(plan.forgotten).await?;
         inner.index.refresh().await?;
         Ok(report)
     }

@@ -18,7 +18,6 @@ use crate::format::BlobKind;
 use crate::objects::joined;
 use crate::pipeline::Stored;
 use crate::reader::FileReader;
-use crate::repository::Repository;
 use crate::{BlobId, DiskStats, Error, FileContent};
 
 /// A chunk on its way into the repository: its number, its bytes, and what became of it.
@@ -198,7 +197,7 @@ impl DiskWriter {
         let read = parent.reader.read(start, length).await;
         if let Some(pack) = read.as_ref().err().and_then(Error::lost_pack) {
             // The backup cannot be built on this parent; one that begins anew stores the chunk again.
-            Repository { inner: self.shared.inner.clone() }.note_damaged(vec![pack]).await?;
+            self.shared.inner.note_damaged(vec![pack]).await?;
         }
         read
     }

@@ -74,23 +74,18 @@ impl BackupSession {
         let mut trees = Vec::new();
         let tree = root.store(inner, &mut trees).await?;
         inner.pipeline.flush(shared.failures).await?;
-        let repository = Repository { inner: inner.clone() };
-        let packs = verify(&repository, contents, trees).await?;
+        let packs = verify(inner, contents, trees).await?;
         shared.check()?;
         let plain = Snapshot { tree, ..snapshot }.encode().map_err(|fault| Error::damaged("a new snapshot", fault))?;
         let (id, file) = inner.objects.seal_unpacked(&plain);
+        let repository = Repository { inner: inner.clone() };
         Ok(SealedPoint { repository, id: SnapshotId(id), tree, file, packs })
     }
 }
 
 /// Every blob is in an index that is on the remote now, and every pack is there with its size: what was reused may have been pruned while the
 /// backup ran, by us or by a stock program, or lost.
-async fn verify(
-    repository: &Repository,
-    contents: Vec<FileContent>,
-    trees: Vec<BlobId>,
-) -> Result<Vec<PackId>, Error> {
-    let inner = &repository.inner;
+async fn verify(inner: &Arc<Inner>, contents: Vec<FileContent>, trees: Vec<BlobId>) -> Result<Vec<PackId>, Error> {
     inner.index.refresh().await?;
     let keys = Arc::new((contents, trees));
     let located = locate(inner, &keys).await;
@@ -105,7 +100,7 @@ async fn verify(
     prune::rescue(&*inner.objects.remote, &of_trust(Trust::Marked).collect::<Vec<_>>()).await?;
     let on_remote = packs_on(inner).await?;
     let mut lost: Vec<Error> = located.packs.iter().filter_map(|pack| loss_of(pack, &on_remote)).collect();
-    repository.note_damaged(lost.iter().filter_map(Error::lost_pack).collect()).await?;
+    inner.note_damaged(lost.iter().filter_map(Error::lost_pack).collect()).await?;
     match lost.pop() {
         Some(error) => Err(error),
         None => Ok(located.packs.into_iter().map(|pack| pack.id).collect()),

@@ -100,8 +100,8 @@ pub(crate) async fn back_up(task: &Task, spec: &BackupSpec) -> Outcome<TaskSucce
     let shot = task.step("snapshot", vec![intent.clone()], snapshot::take(task, &subject, &ready, &intent.id)).await?;
     let sealed = loop {
         match move_and_seal(task, &subject, &ready, &shot).await? {
-            Ok(sealed) => break sealed,
-            Err(why) => ready.begin_anew(&why),
+            Some(sealed) => break sealed,
+            None => ready.begin_anew(),
         }
     };
     let intent = publish::intent(task, &subject, &sealed);
@@ -110,11 +110,11 @@ pub(crate) async fn back_up(task: &Task, spec: &BackupSpec) -> Outcome<TaskSucce
     finish(task, &subject, &point.document, published).await
 }
 
-/// An inner error says that data which the backup was built on is lost: it must begin anew, once.
-async fn move_and_seal(task: &Task, subject: &Subject, ready: &Ready, shot: &Shot) -> Outcome<Result<Sealed, String>> {
+/// `None`: data that the backup was built on is lost, and it must begin anew, once.
+async fn move_and_seal(task: &Task, subject: &Subject, ready: &Ready, shot: &Shot) -> Outcome<Option<Sealed>> {
     match task.step("transfer", Vec::new(), transfer::transfer(task, subject, ready, shot)).await? {
-        Ok(moved) => task.step("seal", Vec::new(), record::seal(task, subject, ready, shot, moved)).await,
-        Err(why) => Ok(Err(why)),
+        Some(moved) => task.step("seal", Vec::new(), record::seal(task, subject, ready, shot, moved)).await,
+        None => Ok(None),
     }
 }
 

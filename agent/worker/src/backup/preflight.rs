@@ -18,6 +18,9 @@ const DEEPEST_CHAIN: usize = 28;
 /// What must be free for a snapshot, bytes: metadata, and what the guest writes meanwhile.
 const RESERVE: u64 = 64 << 20;
 
+/// Why a backup begins anew.
+pub(super) const LOST: &str = "data that was stored before is lost";
+
 /// What is known when the preflight is over.
 pub(crate) struct Ready {
     pub(super) machine: Machine,
@@ -44,9 +47,9 @@ impl Ready {
     }
 
     /// From now on everything is read, and what is lost is stored again.
-    pub(super) fn begin_anew(&mut self, why: &str) {
+    pub(super) fn begin_anew(&mut self) {
         self.parent = None;
-        self.no_parent = why.to_owned();
+        self.no_parent = LOST.to_owned();
         self.is_anew = true;
     }
 
@@ -86,7 +89,7 @@ pub(super) async fn preflight(task: &Task, subject: &Subject) -> Outcome<(Ready,
     let pool_uuid = subject.pool.pool_uuid().await?;
     let ready = Ready { machine, storages, parent, no_parent, is_anew: false, pool_uuid };
     let disks = ready.included().count();
-    let bytes: u64 = ready.included().map(|(disk, _)| disk.vdi.virtual_size).sum();
+    let bytes: u64 = ready.included().map(|(disk, _)| disk.vdi.virtual_size).fold(0, u64::saturating_add);
     let against = match &ready.parent {
         Some(parent) => format!("against the restore point of {}", parent.document.time),
         None => ready.no_parent.clone(),

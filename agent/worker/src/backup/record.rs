@@ -8,7 +8,7 @@ use secrecy::ExposeSecret;
 use serde_json::Value;
 
 use super::Subject;
-use super::preflight::Ready;
+use super::preflight::{LOST, Ready};
 use super::snapshot::Shot;
 use super::transfer::{Moved, MovedDisk};
 use crate::document::{
@@ -19,22 +19,19 @@ use crate::journal::Done;
 use crate::stamps;
 use crate::task::Task;
 
-/// Why a backup begins anew.
-pub(super) const LOST: &str = "data that was stored before is lost";
-
 /// A restore point whose data is durable and that nobody can see yet.
 pub(crate) struct Sealed {
     pub(super) point: SealedPoint,
 }
 
-/// The step. An inner error says that data which the backup was built on is lost: it must begin anew, once.
+/// The step. `None`: data that the backup was built on is lost, and it must begin anew, once.
 pub(super) async fn seal(
     task: &Task,
     subject: &Subject,
     ready: &Ready,
     shot: &Shot,
     moved: Moved,
-) -> Outcome<(Result<Sealed, String>, Done)> {
+) -> Outcome<(Option<Sealed>, Done)> {
     let document = describe(task, subject, ready, shot, &moved.disks);
     for (tpm, contents) in &ready.machine.tpms {
         if contents.is_none() {
@@ -57,13 +54,13 @@ pub(super) async fn seal(
         Ok(point) => point,
         Err(error) if error.is_damage() && !ready.is_anew => {
             task.journal.warn_error("data that this backup was built on is lost", &error);
-            return Ok((Err(LOST.to_owned()), format!("{LOST}: everything is read again").into()));
+            return Ok((None, format!("{LOST}: everything is read again").into()));
         }
         Err(error) => return Err(error.into()),
     };
     let message = format!("snapshot {} is on remote {}", point.snapshot_id(), subject.remote.id);
     let written_bytes = document.added_bytes;
-    Ok((Ok(Sealed { point }), Done { message, written_bytes, ..Done::default() }))
+    Ok((Some(Sealed { point }), Done { message, written_bytes, ..Done::default() }))
 }
 
 fn tags(task: &TaskName, subject: &Subject) -> Vec<String> {

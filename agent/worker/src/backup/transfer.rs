@@ -13,8 +13,7 @@ use futures::stream::{StreamExt, TryStreamExt};
 
 use super::Subject;
 use super::facts;
-use super::preflight::Ready;
-use super::record::LOST;
+use super::preflight::{LOST, Ready};
 use super::snapshot::Shot;
 use super::source::{DiskFacts, Source, choices, to_keep};
 use crate::document::{Reference, device_of_position, disk_path};
@@ -46,13 +45,13 @@ pub(super) struct MovedDisk {
     pub(super) read: u64,
 }
 
-/// The step. An inner error says that data which the backup was to be built on is lost: it must begin anew, once.
+/// The step. `None`: data that the backup was to be built on is lost, and it must begin anew, once.
 pub(super) async fn transfer(
     task: &Task,
     subject: &Subject,
     ready: &Ready,
     shot: &Shot,
-) -> Outcome<(Result<Moved, String>, Done)> {
+) -> Outcome<(Option<Moved>, Done)> {
     task.progress.clear();
     let options = BackupOptions { cancel: task.cancel.child_token() };
     let session = subject.remote.repository.begin_backup(options).await?;
@@ -68,15 +67,15 @@ pub(super) async fn transfer(
     drop(work);
     let disks = match moved {
         Err(Halt::Failed(trouble)) if trouble.is_loss() && !ready.is_anew => {
-            task.journal.warn(format_args!("the last restore point cannot be built on: {trouble}"));
-            return Ok((Err(LOST.to_owned()), format!("{LOST}: everything is read again").into()));
+            task.journal.warn(format_args!("data that this backup was built on is lost: {trouble}"));
+            return Ok((None, format!("{LOST}: everything is read again").into()));
         }
         moved => moved?,
     };
     let read_bytes = disks.iter().map(|disk| disk.read).sum();
     let written_bytes = disks.iter().map(|disk| disk.closed.stats.stored_bytes).sum();
     let message = counted(disks.len(), "disk");
-    Ok((Ok(Moved { session, disks }), Done { message, read_bytes, written_bytes, ..Done::default() }))
+    Ok((Some(Moved { session, disks }), Done { message, read_bytes, written_bytes, ..Done::default() }))
 }
 
 fn label_of(disk: &MachineDisk, snapshot: &VdiRecord) -> DiskLabel {
@@ -168,7 +167,7 @@ impl DiskWork<'_> {
         target: &mut Target<'_>,
     ) -> Result<(), Failed> {
         let work = async {
-            let (reading, reads) = self.plan(facts, source, target.position).await?;
+            let (reading, reads) = self.plan(facts, source, label, target.position).await?;
             let (snapshot, _) = self.snapshot;
             let opened = self.subject.pool.read(snapshot, label, reading).await;
             let source = opened.map_err(|error| Failed::Source(error.into()))?;
@@ -181,7 +180,13 @@ impl DiskWork<'_> {
     }
 
     /// What to read behind `position`, and what of that counts as read.
-    async fn plan(&self, facts: &DiskFacts, source: &Source, position: u64) -> Result<(Reading, RangeSet), Failed> {
+    async fn plan(
+        &self,
+        facts: &DiskFacts,
+        source: &Source,
+        label: &str,
+        position: u64,
+    ) -> Result<(Reading, RangeSet), Failed> {
         let (snapshot, _) = self.snapshot;
         let chunk = self.subject.remote.repository.chunk_bytes() as u64;
         let rest = RangeSet::from(position..facts.size);
@@ -197,9 +202,13 @@ impl DiskWork<'_> {
                 Ok((Reading::Nbd(plan), changed))
             }
             Source::Nbd => {
-                let known = facts.vhd_chains && facts.size <= coffer_disk::vhd::MAX_SIZE;
-                let allocated = if known { self.allocated(facts.size).await } else { None };
-                let read = allocated.unwrap_or_else(|| RangeSet::full(facts.size)).intersect(&rest);
+                let read = match self.allocated(facts).await {
+                    Ok(allocated) => allocated.intersect(&rest),
+                    Err(why) => {
+                        self.task.journal.info(format_args!("all of disk {label} is read, also what is empty: {why}"));
+                        rest
+                    }
+                };
                 Ok((Reading::Nbd(ReadPlan::ranges(facts.size, &read, Rest::Zero)), read))
             }
             Source::VhdDelta(base) => Ok((Reading::Vhd { base: Some(base.clone()) }, RangeSet::new())),
@@ -207,14 +216,17 @@ impl DiskWork<'_> {
         }
     }
 
-    /// Which blocks the disk holds. Not knowing costs reads and nothing else.
-    async fn allocated(&self, size: u64) -> Option<RangeSet> {
+    /// Which blocks the disk holds, or why that is not known. Not knowing costs reads and nothing else.
+    async fn allocated(&self, facts: &DiskFacts) -> Result<RangeSet, String> {
+        if !facts.vhd_chains {
+            return Err("its storage does not tell what is allocated".to_owned());
+        }
+        if facts.size > coffer_disk::vhd::MAX_SIZE {
+            return Err("it is too large for the VHD head that tells what is allocated".to_owned());
+        }
         match self.subject.pool.allocated(&self.snapshot.0).await {
-            Ok(allocated) => Some(allocated.clamp(size)),
-            Err(error) => {
-                tracing::debug!(error = chain(&error), "the allocation of a disk is not known");
-                None
-            }
+            Ok(allocated) => Ok(allocated.clamp(facts.size)),
+            Err(error) => Err(format!("what is allocated cannot be read: {}", chain(&error))),
         }
     }
 

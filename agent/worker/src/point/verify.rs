@@ -33,17 +33,21 @@ impl ExtentSink for Nothing {
 /// The task. Damage is a result, not a failure.
 pub(crate) async fn verify(task: &Task, spec: &PointSpec) -> Outcome<TaskSuccess> {
     let remote = task.places.remote(&RemoteId::from_name(&spec.remote).map_err(bad_request)?)?;
+    let id = snapshot_id(&spec.snapshot_id)?;
     let damage = task
         .step("verify", Vec::new(), async {
-            match read_back(task, &remote, spec).await {
-                Ok(read_bytes) => {
-                    let message = format!("{read_bytes} bytes read, every hash is right");
-                    Ok((String::new(), Done { message, read_bytes, ..Done::default() }))
+            match read_back(task, &remote, id).await {
+                Ok(read) => {
+                    if read.is_doubted {
+                        examine(task, &remote, id).await?;
+                    }
+                    let message = format!("{} bytes read, every hash is right", read.bytes);
+                    Ok((String::new(), Done { message, read_bytes: read.bytes, ..Done::default() }))
                 }
                 Err(Halt::Failed(trouble)) if trouble.is_loss() => {
                     // What is missing in another folder is not damaged.
                     remote.repository.confirm().await?;
-                    note_losses(task, &remote, snapshot_id(&spec.snapshot_id)?).await?;
+                    examine(task, &remote, id).await?;
                     Ok((trouble.to_string(), format!("damaged: {trouble}").into()))
                 }
                 Err(halt) => Err(halt),
@@ -53,37 +57,47 @@ pub(crate) async fn verify(task: &Task, spec: &PointSpec) -> Outcome<TaskSuccess
     Ok(TaskSuccess { verified_time: Some(now()), damage, ..TaskSuccess::default() })
 }
 
-/// Finds out all that is lost of the point, so that the next backup stores it again.
-async fn note_losses(task: &Task, remote: &OpenRemote, id: SnapshotId) -> Outcome<()> {
-    task.journal.info("looking for everything that is lost of this restore point");
+/// Finds out which packs of the point are damaged, and which are whole again, so that the next backup knows what to store again.
+/// That this fails takes nothing from what was found before.
+async fn examine(task: &Task, remote: &OpenRemote, id: SnapshotId) -> Outcome<()> {
+    task.journal.info("every pack of this restore point is read, to find all that is damaged");
     let examining = remote.repository.examine(id);
-    match task.cancel.run_until_cancelled(examining).await.ok_or(Halt::Cancelled)? {
-        Ok(report) => {
-            for error in report.errors.iter().take(MOST_TOLD) {
-                task.journal.warn(chain(error));
-            }
-            let told = report.errors.len().saturating_sub(MOST_TOLD);
-            let more = if told > 0 { format!(" (and {told} more)") } else { String::new() };
-            task.journal.warn(format_args!(
-                "damage in {} is noted on the remote{more}: the next backup reads the disks whole and stores again what it still finds",
-                counted(report.errors.len(), "place")
-            ));
-            Ok(())
+    let report = match task.cancel.run_until_cancelled(examining).await.ok_or(Halt::Cancelled)? {
+        Ok(report) => report,
+        Err(error) => {
+            task.journal.warn_error("what is damaged could not be found out or noted", &error);
+            return Ok(());
         }
-        // The snapshot itself: nothing of it can be found.
-        Err(error) if error.is_damage() => Ok(()),
-        Err(error) => Err(error.into()),
+    };
+    for error in report.errors.iter().take(MOST_TOLD) {
+        task.journal.warn(chain(error));
     }
+    match report.errors.len() {
+        0 => task.journal.info("no pack is damaged (any more)"),
+        found => task.journal.warn(format_args!(
+            "found damage in {}: the next backup reads the disks whole and stores again what it still finds",
+            counted(found, "place")
+        )),
+    }
+    Ok(())
 }
 
-async fn read_back(task: &Task, remote: &OpenRemote, spec: &PointSpec) -> Outcome<u64> {
-    let point: OpenPoint = open(remote, snapshot_id(&spec.snapshot_id)?).await?;
+/// What reading a point back showed.
+struct ReadBack {
+    bytes: u64,
+    /// Every hash was right, but packs of it are noted as damaged.
+    is_doubted: bool,
+}
+
+async fn read_back(task: &Task, remote: &OpenRemote, id: SnapshotId) -> Outcome<ReadBack> {
+    let point: OpenPoint = open(remote, id).await?;
     task.progress.clear();
-    let mut read = 0;
+    let mut read = ReadBack { bytes: 0, is_doubted: false };
     for disk in &point.document.disks {
         let progress = moving::progress(task, disk, "repository");
         let source: Box<dyn ExtentSource> = point.point.extents(&disk.path)?;
-        read += moving::move_disk(task, &disk.label, source, &mut Nothing, &progress).await?;
+        read.bytes += moving::move_disk(task, &disk.label, source, &mut Nothing, &progress).await?;
+        read.is_doubted |= !remote.repository.is_sound(&point.point.content(&disk.path)?).await;
     }
     Ok(read)
 }

@@ -2,8 +2,8 @@
 //! repository, nor two pools one pool: the retention of one would delete restore points of the other, and both would back
 //! one machine up at once. What an agent has open counts only when it is what it was opened for.
 
-use coffer_model::{PoolId, RemoteId};
 use coffer_model::names::Named;
+use coffer_model::{PoolId, RemoteId};
 
 use crate::record::Problem;
 use crate::state::State;
@@ -27,7 +27,10 @@ pub fn repository(state: &State, remote: &RemoteId, repository: &str) -> Claim {
     }
     let known = |of: &RemoteId| state.remote_states.get(&(of.clone(),)).map_or("", |seen| &seen.record.repository_id);
     let ours = known(remote);
-    if !ours.is_empty() && ours != repository {
+    if ours == repository {
+        return Claim::Same;
+    }
+    if !ours.is_empty() {
         return Claim::Refused(Problem {
             reason: "REPOSITORY_OTHER".into(),
             message: format!("the folder of remote {remote} holds repository {repository}, not {ours}"),
@@ -36,19 +39,13 @@ pub fn repository(state: &State, remote: &RemoteId, repository: &str) -> Claim {
             retryable: true,
         });
     }
-    // Of two that were registered before this was looked at, the older one stays.
-    let age = |of: &RemoteId| state.remotes.get(&(of.clone(),)).map_or(u64::MAX, |found| found.created);
-    let other = state.remotes.keys().find(|(other,)| {
-        other != remote && known(other) == repository && (ours.is_empty() || age(other) < age(remote))
-    });
-    match other {
+    match state.remotes.keys().find(|(other,)| known(other) == repository) {
         Some((other,)) => Claim::Refused(Problem::lasting(
             "REMOTE_TWICE",
             format!("the folder of remote {remote} holds the repository of {}", other.name()),
             "use that remote, and remove this one: with both, the retention of one deletes the points of the other",
         )),
-        None if ours.is_empty() => Claim::First,
-        None => Claim::Same,
+        None => Claim::First,
     }
 }
 
@@ -60,20 +57,15 @@ pub fn pool(state: &State, pool: &PoolId, uuid: &str) -> Claim {
         return Claim::Same;
     }
     let known = |of: &PoolId| state.pool_states.get(&(of.clone(),)).map_or("", |seen| &seen.record.uuid);
-    let is_ours = known(pool) == uuid;
-    // Of two that were registered before this was looked at, the older one stays.
-    let age = |of: &PoolId| state.pools.get(&(of.clone(),)).map_or(u64::MAX, |found| found.created);
-    let other = state
-        .pools
-        .keys()
-        .find(|(other,)| other != pool && known(other) == uuid && (!is_ours || age(other) < age(pool)));
-    match other {
+    if known(pool) == uuid {
+        return Claim::Same;
+    }
+    match state.pools.keys().find(|(other,)| known(other) == uuid) {
         Some((other,)) => Claim::Refused(Problem::lasting(
             "POOL_TWICE",
             format!("the hosts of pool {pool} are those of {}", other.name()),
             "use that pool, and remove this one: with both, one machine could be backed up twice at once",
         )),
-        None if is_ours => Claim::Same,
         None => Claim::First,
     }
 }
