@@ -214,6 +214,11 @@ impl VmDocument {
         serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))
     }
 
+    /// Bytes of all disks. A document may say anything of a disk, hence also more than there are numbers for.
+    pub(crate) fn disk_bytes(&self) -> u64 {
+        self.disks.iter().map(|disk| disk.size).fold(0, u64::saturating_add)
+    }
+
     /// The restore point as controllers know it.
     pub(crate) fn restore_point(&self, remote: &RemoteId, snapshot_id: &str) -> RestorePoint {
         RestorePoint {
@@ -237,7 +242,7 @@ impl VmDocument {
                     path: disk.path.clone(),
                 })
                 .collect(),
-            disk_bytes: self.disks.iter().map(|disk| disk.size).sum(),
+            disk_bytes: self.disk_bytes(),
             added_bytes: self.added_bytes,
             snapshot_id: snapshot_id.to_owned(),
             verified_time: None,
@@ -334,6 +339,14 @@ pub(crate) mod tests {
         {
             assert_eq!(VmDocument::decode(bytes, "x").unwrap_err().reason(), "RESTORE_POINT_DAMAGED");
         }
+    }
+
+    #[test]
+    fn disks_that_say_they_are_larger_than_any_number_are_summed_without_a_panic() {
+        let mut document = sample();
+        document.disks.push(DocumentDisk { size: u64::MAX, ..document.disks[0].clone() });
+        let point = document.restore_point(&"nas".parse().unwrap(), "abc");
+        assert_eq!(point.disk_bytes, u64::MAX);
     }
 
     #[test]

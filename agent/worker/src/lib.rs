@@ -11,6 +11,8 @@ mod backup;
 mod control;
 mod document;
 mod error;
+#[doc(hidden)]
+pub mod fuzz;
 mod halt;
 mod hypervisor;
 mod journal;

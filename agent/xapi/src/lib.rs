@@ -34,6 +34,8 @@ mod transfer;
 mod transport;
 
 pub mod chains;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod records;
 pub mod wire;
 

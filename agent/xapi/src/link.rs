@@ -112,6 +112,13 @@ pub(crate) struct Link<'a> {
     pub(crate) ids: &'a AtomicU64,
 }
 
+impl Slot {
+    /// A place that holds a connection already.
+    pub(crate) fn with(connection: Connection) -> Self {
+        Self(Mutex::new(Some(connection)))
+    }
+}
+
 impl Link<'_> {
     /// Sends a call, whose first parameter is `session` if there is one, and reads its answer.
     pub(crate) async fn exchange(

@@ -53,7 +53,7 @@ fn is_over(status: TaskStatus) -> bool {
 }
 
 /// The outcome that a task's record shows; `None` while it is under way.
-fn outcome_of(label: &str, task: &TaskRecord) -> Result<Option<Outcome>, Malformed> {
+pub(crate) fn outcome_of(label: &str, task: &TaskRecord) -> Result<Option<Outcome>, Malformed> {
     Ok(match task.status {
         TaskStatus::Pending | TaskStatus::Cancelling | TaskStatus::Unknown => None,
         TaskStatus::Success => Some(Outcome::Succeeded(parse_result(&task.result)?)),

@@ -11,8 +11,15 @@ use crate::options::Compression;
 const ENCODING: u8 = 2;
 /// Largest window that is allocated for reading: 128 MiB, what zstd itself allows by default.
 const WINDOW_LOG_MAX: u32 = 27;
-/// JSON files decompress to no more than this: an index of millions of blobs.
-const MAX_UNPACKED: u64 = 1 << 30;
+/// A JSON file decompresses to so many times its size at most: ids do not shrink below half, so honest ones stay far
+/// below; a few bytes that say they are a gigabyte are refused before the gigabyte is taken.
+const MAX_RATIO: u64 = 64;
+/// But so much is always allowed: small files that repeat themselves.
+const MIN_UNPACKED: u64 = 4 << 20;
+/// An index decompresses to no more than this: millions of blobs.
+pub(crate) const MAX_INDEX: u64 = 1 << 30;
+/// Any other JSON file decompresses to no more than this.
+pub(crate) const MAX_SMALL: u64 = 32 << 20;
 /// A chunk is sampled in so many places...
 const SAMPLES: usize = 8;
 /// ... of so many bytes each.
@@ -80,14 +87,18 @@ pub(crate) fn encode_unpacked(json: &[u8]) -> io::Result<Vec<u8>> {
     Ok(encoded)
 }
 
-/// Reads the JSON out of the plain bytes of a file; the reader is bounded.
+/// Reads the JSON out of the plain bytes of a file; the reader gives `max` bytes at most.
 pub(crate) fn decode_unpacked<T>(
     plain: &[u8],
+    max: u64,
     read: impl FnOnce(&mut dyn Read) -> Result<T, Fault>,
 ) -> Result<T, Fault> {
     match plain.split_first() {
         Some((b'{' | b'[', _)) => read(&mut &*plain),
-        Some((&ENCODING, packed)) => read(&mut decoder(packed, MAX_UNPACKED)?),
+        Some((&ENCODING, packed)) => {
+            let honest = (packed.len() as u64).saturating_mul(MAX_RATIO).max(MIN_UNPACKED);
+            read(&mut decoder(packed, honest.min(max))?)
+        }
         Some(_) => Err(Fault::Malformed("it begins with an encoding that is not known")),
         None => Err(Fault::Cut),
     }
@@ -128,22 +139,38 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_few_bytes_that_say_they_are_a_gigabyte_are_not_believed() {
+        let bomb = encode_unpacked(&[&b"{"[..], &vec![b' '; 64 << 20]].concat()).unwrap();
+        assert!(bomb.len() < 64 << 10, "{}", bomb.len());
+        let count = |reader: &mut dyn Read| io::copy(reader, &mut io::sink()).map_err(Fault::Compression);
+        assert_eq!(decode_unpacked(&bomb, MAX_INDEX, count).unwrap(), MIN_UNPACKED);
+    }
+
+    #[test]
+    fn a_window_larger_than_any_honest_one_is_refused() {
+        // A frame header that asks for 2 GiB: magic, descriptor, window of exponent 21, then an empty last block.
+        let frame = [0x28, 0xb5, 0x2f, 0xfd, 0x00, 21 << 3, 0x01, 0x00, 0x00];
+        let mut reader = decoder(&frame, MAX_SMALL).unwrap();
+        assert!(io::copy(&mut reader, &mut io::sink()).is_err());
+    }
+
     proptest! {
         #[test]
         fn any_bytes_decode_or_are_refused(mut bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
             let read = |reader: &mut dyn Read| {
                 io::copy(reader, &mut io::sink()).map_err(Fault::Compression)
             };
-            let _ = decode_unpacked(&bytes, read);
+            let _ = decode_unpacked(&bytes, MAX_SMALL, read);
             bytes.insert(0, ENCODING);
-            let _ = decode_unpacked(&bytes, read);
+            let _ = decode_unpacked(&bytes, MAX_SMALL, read);
             let _ = Codec::new(Compression::Fast).unwrap().decompress(&bytes, &mut [0; 64]);
         }
 
         #[test]
         fn json_comes_back(json in "\\{[a-z]{0,200}\\}") {
             let encoded = encode_unpacked(json.as_bytes()).unwrap();
-            let decoded = decode_unpacked(&encoded, |reader| {
+            let decoded = decode_unpacked(&encoded, MAX_SMALL, |reader| {
                 let mut text = String::new();
                 reader.read_to_string(&mut text).map_err(Fault::Compression)?;
                 Ok(text)

@@ -5,7 +5,7 @@ use std::io::Read;
 use serde::{Deserialize, Serialize};
 
 use super::pack::OVERHEAD_U32;
-use super::{BlobKind, Fault, PackedBlob, decode_unpacked, encode_unpacked};
+use super::{BlobKind, Fault, MAX_INDEX, PackedBlob, decode_unpacked, encode_unpacked};
 use crate::{BlobId, IndexId, PackId};
 
 /// Blobs of one index file that we write: keeps it below 8 MiB, as the format asks.
@@ -69,7 +69,7 @@ impl IndexFile {
     /// # Errors
     /// [`Fault::Json`], [`Fault::Compression`] or [`Fault::Malformed`].
     pub fn parse(plain: &[u8]) -> Result<Self, Fault> {
-        decode_unpacked(plain, |reader: &mut dyn Read| {
+        decode_unpacked(plain, MAX_INDEX, |reader: &mut dyn Read| {
             Ok(serde_json::from_reader(std::io::BufReader::with_capacity(64 << 10, reader))?)
         })
     }

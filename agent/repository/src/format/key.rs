@@ -118,30 +118,37 @@ impl KeyFile {
 
     /// The keys, or [`Fault::Authentication`] when the password is another one. Slow by design: not for an async thread.
     pub(crate) fn open(&self, password: &SecretString) -> Result<MasterKey, Fault> {
-        let decode = |text: &str| STANDARD.decode(text).map_err(|_| Fault::Malformed("it holds invalid base64"));
         let derived = derive(password, &decode(&self.salt)?, &self.params()?)
             .map_err(|_| Fault::Malformed("its scrypt parameters are out of bounds"))?;
         let mut sealed = Zeroizing::new(decode(&self.data)?);
-        let plain = derived.open_in_place(&mut sealed)?;
-        let keys: Keys = serde_json::from_slice(plain)?;
-        let mut master = MasterKey { encrypt: [0; 32], mac_k: [0; 16], mac_r: [0; 16] };
-        for (text, into) in [
-            (&keys.encrypt, &mut master.encrypt[..]),
-            (&keys.mac.k, &mut master.mac_k[..]),
-            (&keys.mac.r, &mut master.mac_r[..]),
-        ] {
-            let bytes = Zeroizing::new(decode(text)?);
-            if bytes.len() != into.len() {
-                return Err(Fault::Malformed("one of its keys has a wrong length"));
-            }
-            into.copy_from_slice(&bytes);
-        }
-        Ok(master)
+        read_keys(derived.open_in_place(&mut sealed)?)
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("a key file has only plain fields")
     }
+}
+
+/// Reads the keys that a key file holds, opened.
+pub(crate) fn read_keys(json: &[u8]) -> Result<MasterKey, Fault> {
+    let keys: Keys = serde_json::from_slice(json)?;
+    let mut master = MasterKey { encrypt: [0; 32], mac_k: [0; 16], mac_r: [0; 16] };
+    for (text, into) in [
+        (&keys.encrypt, &mut master.encrypt[..]),
+        (&keys.mac.k, &mut master.mac_k[..]),
+        (&keys.mac.r, &mut master.mac_r[..]),
+    ] {
+        let bytes = Zeroizing::new(decode(text)?);
+        if bytes.len() != into.len() {
+            return Err(Fault::Malformed("one of its keys has a wrong length"));
+        }
+        into.copy_from_slice(&bytes);
+    }
+    Ok(master)
+}
+
+fn decode(base64: &str) -> Result<Vec<u8>, Fault> {
+    STANDARD.decode(base64).map_err(|_| Fault::Malformed("it holds invalid base64"))
 }
 
 fn derive(password: &SecretString, salt: &[u8], params: &scrypt::Params) -> Result<MasterKey, String> {

@@ -13,12 +13,13 @@ mod polynomial;
 mod snapshot;
 mod tree;
 
-pub(crate) use compress::{Codec, decode_unpacked, decoder, encode_unpacked};
+pub(crate) use compress::{Codec, MAX_INDEX, MAX_SMALL, decode_unpacked, decoder, encode_unpacked};
 pub use config::Config;
 pub(crate) use crypto::{IV_BYTES, MasterKey, OVERHEAD};
 pub use index::IndexFile;
 pub(crate) use index::{IndexWriter, IndexedBlob, IndexedPack, MAX_BLOBS as MAX_INDEX_BLOBS};
 pub use key::KeyFile;
+pub(crate) use key::read_keys;
 pub use pack::{BlobKind, PackedBlob, parse_pack_header};
 pub(crate) use pack::{encode_pack_header, header_bytes};
 pub use snapshot::Snapshot;

@@ -4,7 +4,7 @@ use std::io::Read;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Fault, decode_unpacked, encode_unpacked};
+use super::{Fault, MAX_SMALL, decode_unpacked, encode_unpacked};
 use crate::{BlobId, SnapshotId};
 
 /// The content of a snapshot file.
@@ -37,7 +37,9 @@ impl Snapshot {
     /// # Errors
     /// [`Fault::Json`], [`Fault::Compression`] or [`Fault::Malformed`].
     pub fn parse(plain: &[u8]) -> Result<Self, Fault> {
-        decode_unpacked(plain, |reader: &mut dyn Read| Ok(serde_json::from_reader(std::io::BufReader::new(reader))?))
+        decode_unpacked(plain, MAX_SMALL, |reader: &mut dyn Read| {
+            Ok(serde_json::from_reader(std::io::BufReader::new(reader))?)
+        })
     }
 
     pub(crate) fn encode(&self) -> Result<Vec<u8>, Fault> {

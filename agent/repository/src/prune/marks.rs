@@ -21,7 +21,7 @@ const VERSION: u32 = 1;
 const MAX_PACKS: usize = 100_000;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct MarkFile {
+pub(crate) struct MarkFile {
     version: u32,
     created: Timestamp,
     delete_after: Timestamp,
@@ -43,13 +43,18 @@ fn rescue_name(pack: &PackId) -> ObjectName {
     folder(RESCUED).join(pack.to_string()).expect("hexadecimal digits are a valid name")
 }
 
+/// Reads the bytes of a file of marks.
+pub(crate) fn parse(json: &[u8]) -> Result<MarkFile, serde_json::Error> {
+    serde_json::from_slice(json)
+}
+
 impl Marks {
     /// Reads them. One that cannot be read is passed over: then nobody deletes by it.
     pub(crate) async fn load(remote: &dyn Remote) -> Result<Self, Error> {
         let mut marks = Self::default();
         for info in remote.list(&folder(MARKS)).await? {
             let Some(bytes) = read_if_present(remote, &info.name).await? else { continue };
-            match serde_json::from_slice::<MarkFile>(&bytes) {
+            match parse(&bytes) {
                 Ok(file) if file.version == VERSION => marks.files.push((info.name, file)),
                 Ok(file) => {
                     tracing::warn!(name = %info.name, version = file.version, "a mark of an unknown version is ignored")

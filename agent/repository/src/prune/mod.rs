@@ -17,5 +17,5 @@ mod marks;
 mod plan;
 
 pub use execute::PruneReport;
-pub(crate) use marks::{Marks, rescue};
+pub(crate) use marks::{Marks, parse as parse_marks, rescue};
 pub use plan::PrunePlan;

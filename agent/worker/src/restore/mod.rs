@@ -25,6 +25,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::backup::bad_request;
+use crate::document::VmDocument;
 use crate::halt::{Outcome, Trouble, chain};
 use crate::hypervisor::{Creations, Hypervisor, at_once, nothing_pending};
 use crate::journal::Done;
@@ -36,6 +37,13 @@ use crate::task::{OpenRemote, Task, settled};
 const RESTORE_VM: &str = "restore-vm";
 /// Operations that nobody may do while the disks are being written: their result would be half a machine.
 const BLOCKED: [&str; 6] = ["start", "start_on", "snapshot", "clone", "copy", "export"];
+
+/// Plans a restore and forgets it.
+pub(crate) fn rehearse(document: &VmDocument) {
+    for keep_macs in [false, true] {
+        plan::plan(document, &plan::Wish { label: String::new(), keep_macs }, &[]);
+    }
+}
 
 /// What is restored, from where to where.
 struct Subject {

@@ -35,8 +35,8 @@ pub(super) async fn preflight(task: &Task, subject: &Subject) -> Outcome<(Ready,
     for disk in &point.document.disks {
         contents.push(not_zero(&subject.remote.repository, &point.point.content(&disk.path)?));
     }
-    let bytes: u64 = contents.iter().map(RangeSet::total).sum();
-    let sizes: u64 = point.document.disks.iter().map(|disk| disk.size).sum();
+    let bytes: u64 = contents.iter().map(RangeSet::total).fold(0, u64::saturating_add);
+    let sizes: u64 = point.document.disk_bytes();
     let needed = if is_thick(&storage.record.kind) { sizes } else { bytes };
     let record = &storage.record;
     let free = record.physical_size.saturating_sub(record.physical_utilisation);

@@ -6,6 +6,7 @@ mod vdi;
 mod vm;
 mod vm_parts;
 
+pub(crate) use vdi::bitmap_of;
 pub use vdi::{NbdExport, NewVdi};
 pub use vm::PowerOn;
 pub use vm_parts::{NewVbd, NewVif};

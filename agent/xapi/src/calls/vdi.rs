@@ -84,6 +84,15 @@ impl NbdExport {
     }
 }
 
+/// The bytes of a bitmap that a task returned.
+pub(crate) fn bitmap_of(value: XmlValue) -> Result<Vec<u8>, Malformed> {
+    match value {
+        XmlValue::Void => Ok(Vec::new()),
+        XmlValue::Text(text) => STANDARD.decode(text).map_err(|_| Malformed::Shape("the bitmap is not base64")),
+        XmlValue::Set(_) => Err(Malformed::Shape("the bitmap is a set")),
+    }
+}
+
 impl Client {
     /// Makes a disk. That can take a while: as a task it is seen by whoever has to wait for it after a crash.
     ///
@@ -169,12 +178,8 @@ impl Client {
     /// As any operation; class [`crate::FailureClass::ChangedBlocks`] when these two cannot be compared.
     pub async fn vdi_list_changed_blocks(&self, from: &Ref<Vdi>, to: &Ref<Vdi>) -> Result<Vec<u8>, Error> {
         let method = "VDI.list_changed_blocks";
-        let malformed = |reason| Error::Answer { what: method.to_owned(), source: Malformed::Shape(reason) };
-        match self.operation(method, vec![json!(from), json!(to)]).await? {
-            XmlValue::Void => Ok(Vec::new()),
-            XmlValue::Text(text) => STANDARD.decode(text).map_err(|_| malformed("the bitmap is not base64")),
-            XmlValue::Set(_) => Err(malformed("the bitmap is a set")),
-        }
+        let value = self.operation(method, vec![json!(from), json!(to)]).await?;
+        bitmap_of(value).map_err(|source| Error::Answer { what: method.to_owned(), source })
     }
 
     /// Deletes the data of a snapshot, keeps its bitmap.

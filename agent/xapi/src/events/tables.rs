@@ -180,14 +180,14 @@ impl Tables {
         C::table(self).objects.get(reference).map(Arc::clone)
     }
 
-    pub(super) fn apply(&mut self, batch: Batch) {
+    pub(crate) fn apply(&mut self, batch: Batch) {
         for event in batch.events {
             self.apply_one(event);
         }
     }
 
     /// The classes whose number of objects is not what the server says: events about them were lost.
-    pub(super) fn miscounted(&self, counts: &HashMap<String, u64>) -> Vec<(&'static str, u64)> {
+    pub(crate) fn miscounted(&self, counts: &HashMap<String, u64>) -> Vec<(&'static str, u64)> {
         CLASSES
             .iter()
             .filter_map(|(event_class, _)| {

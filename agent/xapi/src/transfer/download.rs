@@ -5,18 +5,15 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use hyper::body::{Body as _, Incoming};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::error_status;
+use super::head::{ErrorStatus, Pieces};
 use super::open::Ticket;
 use crate::transport::Connection;
 use crate::{Endpoint, Error, Ref};
-
-/// As many bytes as tell an HTTP error from data.
-const HEAD: usize = 13;
 
 /// What may follow the end of the data that a reader knows of: padding of archives.
 const MAX_TRAILING: u64 = 16 << 20;
@@ -29,9 +26,7 @@ pub struct Download {
     ticket: Ticket,
     _connection: Connection,
     body: Incoming,
-    /// The first bytes, held back until it is clear that they are data.
-    head: Option<BytesMut>,
-    ready: Bytes,
+    pieces: Pieces,
     received: u64,
     ended: bool,
     broken: bool,
@@ -45,8 +40,7 @@ impl Download {
             ticket,
             _connection: connection,
             body,
-            head: Some(BytesMut::new()),
-            ready: Bytes::new(),
+            pieces: Pieces::new(),
             received: 0,
             ended: false,
             broken: false,
@@ -146,8 +140,9 @@ impl Download {
 
     fn poll_body(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Error>> {
         loop {
-            if !self.ready.is_empty() {
-                return Poll::Ready(Ok(Some(std::mem::take(&mut self.ready))));
+            let ready = self.pieces.ready();
+            if !ready.is_empty() {
+                return Poll::Ready(Ok(Some(ready)));
             }
             if self.ended {
                 return Poll::Ready(Ok(None));
@@ -157,11 +152,11 @@ impl Download {
                     let Ok(data) = frame.into_data() else { continue };
                     self.received += u64::try_from(data.len()).unwrap_or(u64::MAX);
                     self.patience.moved(self.ticket.client.timeouts().idle);
-                    self.take(data)?;
+                    self.pieces.take(data).map_err(|status| self.error_in_body(status))?;
                 }
                 Poll::Ready(None) => {
                     self.ended = true;
-                    self.release_head()?;
+                    self.pieces.end().map_err(|status| self.error_in_body(status))?;
                 }
                 Poll::Ready(Some(Err(source))) => return Poll::Ready(Err(self.cut(Some(source)))),
                 Poll::Pending => {
@@ -177,40 +172,8 @@ impl Download {
         }
     }
 
-    fn take(&mut self, data: Bytes) -> Result<(), Error> {
-        match &mut self.head {
-            None => self.ready = data,
-            Some(head) if head.is_empty() && data.len() >= HEAD => {
-                self.head = None;
-                self.ready = data;
-                self.refuse_error()?;
-            }
-            Some(head) => {
-                head.extend_from_slice(&data);
-                if head.len() >= HEAD {
-                    self.release_head()?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn release_head(&mut self) -> Result<(), Error> {
-        if let Some(head) = self.head.take() {
-            self.ready = head.freeze();
-            self.refuse_error()?;
-        }
-        Ok(())
-    }
-
-    fn refuse_error(&mut self) -> Result<(), Error> {
-        match error_status(&self.ready) {
-            None => Ok(()),
-            Some(status) => {
-                self.ready.clear();
-                Err(Error::ErrorInBody { host: self.ticket.host.clone(), what: self.ticket.what.clone(), status })
-            }
-        }
+    fn error_in_body(&self, ErrorStatus(status): ErrorStatus) -> Error {
+        Error::ErrorInBody { host: self.ticket.host.clone(), what: self.ticket.what.clone(), status }
     }
 }
 
@@ -226,7 +189,7 @@ impl AsyncRead for Download {
                 let taken = data.len().min(buffer.remaining());
                 buffer.put_slice(&data[..taken]);
                 data.advance(taken);
-                this.ready = data;
+                this.pieces.put_back(data);
                 Poll::Ready(Ok(()))
             }
             Err(error) => Poll::Ready(Err(into_io(error))),

@@ -5,6 +5,7 @@
 //! stream must look like inside is for its reader to check.
 
 mod download;
+mod head;
 mod open;
 mod place;
 mod upload;
@@ -14,6 +15,8 @@ use crate::transport::percent_encoded;
 use crate::wire::{Malformed, XmlValue};
 use crate::{Client, Error, Ref};
 
+pub(crate) use head::Pieces;
+pub(crate) use open::redirect;
 pub(crate) use place::Load;
 
 pub use download::Download;

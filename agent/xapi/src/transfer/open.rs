@@ -221,7 +221,7 @@ fn is_redirect(status: StatusCode) -> bool {
 }
 
 /// Where a response sends us. Path and query stay ours; whether the host is one of the pool shows when it is dialled.
-fn redirect(host: &Endpoint, what: &str, response: &Response<Incoming>) -> Result<Option<Endpoint>, Error> {
+pub(crate) fn redirect(host: &Endpoint, what: &str, response: &Response<Incoming>) -> Result<Option<Endpoint>, Error> {
     if !is_redirect(response.status()) {
         return Ok(None);
     }

@@ -7,6 +7,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -34,9 +35,20 @@ pub(crate) async fn dial(host: &Endpoint, hosts: &Hosts, timeouts: &Timeouts) ->
     connecting(host, timeouts.connect, async {
         let tcp = open(host).await?;
         let tls = hosts.pins().secure(host, tcp, &accepted).await?;
+        Connection::over(host, tls).await
+    })
+    .await
+}
+
+impl Connection {
+    /// Starts HTTP on a stream that is as secure as it will get.
+    pub(crate) async fn over(
+        host: &Endpoint,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    ) -> Result<Self, Error> {
         let (sender, connection) = http1::Builder::new()
             .title_case_headers(true)
-            .handshake(TokioIo::new(tls))
+            .handshake(TokioIo::new(stream))
             .await
             .map_err(|source| transport(host, "opening HTTP", false, source))?;
         let driver = tokio::spawn(async move {
@@ -44,12 +56,9 @@ pub(crate) async fn dial(host: &Endpoint, hosts: &Hosts, timeouts: &Timeouts) ->
                 tracing::trace!(%error, "connection ended");
             }
         });
-        Ok(Connection { endpoint: host.clone(), sender, used: Instant::now(), _driver: AbortOnDropHandle::new(driver) })
-    })
-    .await
-}
+        Ok(Self { endpoint: host.clone(), sender, used: Instant::now(), _driver: AbortOnDropHandle::new(driver) })
+    }
 
-impl Connection {
     pub(crate) fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
