@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use coffer_agent::{Agent, AgentOptions};
+use coffer_model::ByteSize;
 use coffer_runtime::exit::Exit;
 use coffer_runtime::retry::{Policy, retry};
 use coffer_runtime::{CancellationToken, secret_file, shutdown, telemetry};
@@ -30,6 +31,9 @@ struct Args {
     /// Most tasks worked on at once.
     #[arg(long, env = "COFFER_CAPACITY", value_name = "N", default_value_t = AgentOptions::DEFAULT_CAPACITY, value_parser = clap::value_parser!(u32).range(1..=1000))]
     capacity: u32,
+    /// Disk content held in memory at once, over all tasks [default: 64 MiB]
+    #[arg(long, env = "COFFER_MEMORY", value_name = "SIZE")]
+    memory: Option<ByteSize>,
 }
 
 #[tokio::main]
@@ -61,6 +65,7 @@ async fn run(args: Args) -> Result<(), (Exit, anyhow::Error)> {
     };
     let options = AgentOptions {
         capacity: args.capacity,
+        memory_budget_bytes: args.memory.map_or(AgentOptions::DEFAULT_MEMORY_BUDGET_BYTES, |memory| memory.0),
         token_file: Some(args.token_file),
         ..AgentOptions::new(args.controller, token, args.state)
     };
