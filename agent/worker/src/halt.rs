@@ -60,6 +60,11 @@ impl Trouble {
         self.retryable
     }
 
+    /// Whether something in the pool is gone that was there before.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.reason == OBJECT_GONE
+    }
+
     /// Whether it says that data on a remote is lost. What may pass says nothing about the data.
     pub(crate) fn is_loss(&self) -> bool {
         let reasons = ["REPOSITORY_DAMAGED", "REMOTE_OBJECT_MISSING", "REMOTE_DAMAGED", "RESTORE_POINT_DAMAGED"];
@@ -200,12 +205,15 @@ impl From<coffer_repository::Error> for Halt {
     }
 }
 
+/// An object of the pool is gone.
+const OBJECT_GONE: &str = "OBJECT_GONE";
+
 fn pool_reason(error: &coffer_xapi::Error) -> &'static str {
     use coffer_xapi::{Error, FailureClass as C};
     match error {
         Error::Xapi(failure) => match failure.class() {
             C::Busy => "POOL_BUSY",
-            C::Gone => "OBJECT_GONE",
+            C::Gone => OBJECT_GONE,
             C::Space => "SR_FULL",
             C::ChainTooLong => "SNAPSHOT_CHAIN_TOO_LONG",
             C::Permission => "PERMISSION_DENIED",

@@ -85,29 +85,40 @@ pub(crate) fn bad_request(error: coffer_model::NameError) -> Halt {
 /// Carries the backup out.
 pub(crate) async fn back_up(task: &Task, spec: &BackupSpec) -> Outcome<TaskSuccess> {
     let subject = Subject::find(task, spec)?;
-    match publish::look(task, &subject).await? {
+    match carry_out(task, &subject).await {
+        // Whatever was missed first, a disk or a snapshot: when the VM itself is gone, that is what happened.
+        Err(Halt::Failed(trouble)) if trouble.is_gone() => match subject.pool.machine(subject.vm).await {
+            Ok(None) => Err(preflight::vm_gone(&subject).into()),
+            _ => Err(trouble.into()),
+        },
+        result => result,
+    }
+}
+
+async fn carry_out(task: &Task, subject: &Subject) -> Outcome<TaskSuccess> {
+    match publish::look(task, subject).await? {
         Published::Point(point) => {
             task.journal.info(format_args!("an earlier attempt published restore point {}; it is kept", point.id));
             let published = point.document.restore_point(&subject.remote.id, &point.id.to_string());
-            return finish(task, &subject, &point.document, published).await;
+            return finish(task, subject, &point.document, published).await;
         }
-        Published::Never => return Err(publish::given_up(&subject)),
+        Published::Never => return Err(publish::given_up(subject)),
         Published::NotYet => {}
     }
     undo_snapshots(task).await?;
-    let mut ready = task.step("preflight", Vec::new(), preflight::preflight(task, &subject)).await?;
-    let intent = snapshot::intent(task, &subject);
-    let shot = task.step("snapshot", vec![intent.clone()], snapshot::take(task, &subject, &ready, &intent.id)).await?;
+    let mut ready = task.step("preflight", Vec::new(), preflight::preflight(task, subject)).await?;
+    let intent = snapshot::intent(task, subject);
+    let shot = task.step("snapshot", vec![intent.clone()], snapshot::take(task, subject, &ready, &intent.id)).await?;
     let sealed = loop {
-        match move_and_seal(task, &subject, &ready, &shot).await? {
+        match move_and_seal(task, subject, &ready, &shot).await? {
             Some(sealed) => break sealed,
             None => ready.begin_anew(),
         }
     };
-    let intent = publish::intent(task, &subject, &sealed);
-    let point: OpenPoint = task.step("publish", vec![intent], publish::publish(task, &subject, sealed)).await?;
+    let intent = publish::intent(task, subject, &sealed);
+    let point: OpenPoint = task.step("publish", vec![intent], publish::publish(task, subject, sealed)).await?;
     let published = point.document.restore_point(&subject.remote.id, &point.id.to_string());
-    finish(task, &subject, &point.document, published).await
+    finish(task, subject, &point.document, published).await
 }
 
 /// `None`: data that the backup was built on is lost, and it must begin anew, once.

@@ -61,13 +61,7 @@ impl Ready {
 
 /// The step.
 pub(super) async fn preflight(task: &Task, subject: &Subject) -> Outcome<(Ready, Done)> {
-    let machine = subject.pool.machine(subject.vm).await?.ok_or_else(|| {
-        Trouble::new(
-            "VM_GONE",
-            format!("there is no virtual machine {} in pool {}", subject.vm, subject.pool_id),
-            "take it out of the job, or restore it from its last restore point",
-        )
-    })?;
+    let machine = subject.pool.machine(subject.vm).await?.ok_or_else(|| vm_gone(subject))?;
     let label = machine.vm.name_label.clone();
     if !machine.vm.is_plain_vm() {
         return Err(Trouble::new(
@@ -96,6 +90,15 @@ pub(super) async fn preflight(task: &Task, subject: &Subject) -> Outcome<(Ready,
     };
     let message = format!("{label}: {}, {}, {against}", counted(disks, "disk"), ByteSize(bytes));
     Ok((ready, message.into()))
+}
+
+/// The VM is not there (any more).
+pub(super) fn vm_gone(subject: &Subject) -> Trouble {
+    Trouble::new(
+        "VM_GONE",
+        format!("there is no virtual machine {} in pool {}", subject.vm, subject.pool_id),
+        "take it out of the job, or restore it from its last restore point",
+    )
 }
 
 /// The newest restore point on the remote that can be read, or why there is none.

@@ -1,40 +1,59 @@
 //! What breaks in a pool or on a remote while it is worked with.
 
 use anyhow::{Context, Result};
-use coffer_proto::v1::{CreateRemoteRequest, GetRemoteRequest, LocalLocation, Remote, remote, run, task};
-use coffer_scenarios::{Site, Vm, until};
+use coffer_proto::v1::{
+    CreateRemoteRequest, GetRemoteRequest, Job, LocalLocation, Remote, UpdateJobRequest, remote, run, task,
+};
+use coffer_scenarios::{Moment, Site, SiteOptions, Vm, until};
 use simpool::control::{Fault, SrSpec};
 
 use crate::{MIB, next_run_succeeds_and_nothing_is_left, problem_of};
 
-#[tokio::test]
-async fn a_vm_that_is_deleted_while_it_is_backed_up_fails_its_own_task_only() -> Result<()> {
-    let site = Site::start().await?;
-    let doomed = site.create_vm("doomed", &[60 * MIB]).await?;
-    let other = site.create_vm("other", &[20 * MIB]).await?;
-    let job = site.create_job("nightly", &[&doomed, &other]).await?;
-    let slow = Fault::SlowStream { path: "nbd".into(), subject: String::new(), bytes_per_second: 4 * MIB };
-    site.hosts.fault(slow).await?;
+/// The end of a run of two virtual machines of which one is deleted, with its snapshots, while its task is held at a moment.
+async fn run_in_which_one_is_deleted_at(moment: Moment) -> Result<()> {
+    let site = Site::start_with(SiteOptions { gated: true, ..Default::default() }).await?;
+    let vms = [site.create_vm("one", &[30 * MIB]).await?, site.create_vm("two", &[20 * MIB]).await?];
+    let job = site.create_job("nightly", &[&vms[0], &vms[1]]).await?;
+    // One at a time: the one that is held is the only one that runs.
+    let update = UpdateJobRequest {
+        job: Some(Job { name: job.clone(), concurrency: 1, ..Default::default() }),
+        update_mask: Some(prost_types::FieldMask { paths: vec!["concurrency".into()] }),
+    };
+    site.api.jobs.clone().update_job(update).await?;
 
+    let mut held = site.gate()?.hold(moment);
     let run = site.api.start_job(&job).await?;
-    until("bytes of the doomed virtual machine to be read", async || {
-        Ok(site.hosts.counters().await?.nbd_read.values().any(|&bytes| bytes > 0).then_some(()))
-    })
-    .await?;
+    held.reached().await?;
+    let tasks = site.api.tasks(&run.name).await?;
+    let running = tasks.iter().find(|task| task.state() == task::State::Running).context("the held task runs")?;
+    let is_doomed = |vm: &Vm| running.subject.ends_with(&vm.uuid);
+    let (doomed, other) = if is_doomed(&vms[0]) { (&vms[0], &vms[1]) } else { (&vms[1], &vms[0]) };
     site.hosts.delete_vm(&doomed.uuid).await?;
-    site.hosts.clear_faults().await?;
+    held.pass_on();
 
     let run = site.api.ended(&run.name).await?;
     let tasks = site.api.tasks(&run.name).await?;
-    let state = |vm: &Vm| tasks.iter().find(|task| task.subject.ends_with(&vm.uuid)).map(|task| task.state());
-    assert_eq!(state(&other), Some(task::State::Succeeded), "{tasks:#?}");
-    if run.state() != run::State::Succeeded {
-        let failed = tasks.iter().find(|task| task.subject.ends_with(&doomed.uuid)).context("its task")?;
-        let problem = failed.error.clone().context("a failed task says why")?;
-        assert!(problem.message.contains("doomed") || problem.message.contains(&doomed.uuid), "{problem:?}");
-    }
+    let of = |vm: &Vm| tasks.iter().find(|task| task.subject.ends_with(&vm.uuid)).context("each has a task");
+    assert_eq!(run.state(), run::State::Partial, "{tasks:#?}");
+    assert_eq!(of(other)?.state(), task::State::Succeeded, "{tasks:#?}");
+    assert_eq!(site.api.restore_points(&other.uuid).await?.len(), 1);
+    assert_eq!(of(doomed)?.state(), task::State::Failed, "{tasks:#?}");
+    let problem = of(doomed)?.error.clone().context("a failed task says why")?;
+    assert_eq!((problem.reason.as_str(), problem.retryable), ("VM_GONE", false), "{problem:?}");
+    assert!(problem.message.contains(&doomed.uuid) && !problem.advice.is_empty(), "{problem:?}");
+    assert!(site.api.restore_points(&doomed.uuid).await?.is_empty());
     assert_eq!(site.leftovers().await?, Vec::<String>::new());
     Ok(())
+}
+
+#[tokio::test]
+async fn a_vm_that_is_deleted_before_its_snapshot_fails_its_own_task_only_and_says_that_it_is_gone() -> Result<()> {
+    run_in_which_one_is_deleted_at(Moment::Begun("snapshot")).await
+}
+
+#[tokio::test]
+async fn a_vm_that_is_deleted_with_its_snapshot_fails_its_own_task_only_and_says_that_it_is_gone() -> Result<()> {
+    run_in_which_one_is_deleted_at(Moment::Begun("transfer")).await
 }
 
 #[tokio::test]
