@@ -37,9 +37,9 @@ pub struct Cli {
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Options of every command")]
 pub(crate) struct Global {
-    /// Address of the controller
-    #[arg(long, global = true, value_name = "HOST:PORT", env = "COFFER_SERVER", hide_env_values = true, default_value = up::DEFAULT_LISTEN)]
-    pub(crate) server: String,
+    /// Address of the controller; of several, separated by commas, the first that answers is used
+    #[arg(long, global = true, value_name = "HOST:PORT", env = "COFFER_SERVER", hide_env_values = true, value_delimiter = ',', default_value = up::DEFAULT_LISTEN)]
+    pub(crate) server: Vec<String>,
     /// File with the token of the API; by default `api-token` in the state folder of `coffer up`
     #[arg(long, global = true, value_name = "FILE", env = "COFFER_TOKEN_FILE", hide_env_values = true)]
     pub(crate) token_file: Option<PathBuf>,

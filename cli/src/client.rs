@@ -1,7 +1,8 @@
-//! The connection to a controller.
+//! The connection to the controllers.
 
 use std::time::Duration;
 
+use coffer_proto::order::{InOrder, Seen};
 use coffer_proto::v1;
 use coffer_proto::v1::agent_service_client::AgentServiceClient;
 use coffer_proto::v1::job_service_client::JobServiceClient;
@@ -41,11 +42,15 @@ impl Interceptor for Bearer {
     }
 }
 
-type Service = InterceptedService<Channel, Bearer>;
+type Service = InOrder<InterceptedService<Channel, Bearer>>;
 
-/// A connection to a controller.
+/// A connection to one of the controllers, all of which say the same.
 #[derive(Clone)]
 pub(crate) struct Client {
+    controllers: Vec<(String, Endpoint)>,
+    bearer: Bearer,
+    seen: Seen,
+    current: usize,
     service: Service,
 }
 
@@ -59,29 +64,26 @@ macro_rules! services {
 }
 
 impl Client {
-    /// Connects. `server` is `HOST:PORT` or a URL.
-    pub(crate) async fn connect(server: &str, token: &SecretString) -> Result<Self, Error> {
-        let url = if server.contains("://") { server.to_owned() } else { format!("http://{server}") };
-        let invalid = || {
-            Error::usage(
-                format!("{server:?} is not the address of a controller"),
-                Some("expected HOST:PORT, as 127.0.0.1:7420"),
-            )
-        };
-        let endpoint = Endpoint::from_shared(url).map_err(|_| invalid())?;
-        let endpoint = endpoint
-            .connect_timeout(CONNECT)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE)
-            .keep_alive_while_idle(true);
+    /// Connects to the first controller that answers. Each of `servers` is `HOST:PORT` or a URL.
+    pub(crate) async fn connect(servers: &[String], token: &SecretString) -> Result<Self, Error> {
+        let controllers = servers.iter().map(|server| Ok((server.clone(), endpoint(server)?)));
+        let controllers: Vec<(String, Endpoint)> = controllers.collect::<Result<_, Error>>()?;
         let mut bearer: MetadataValue<Ascii> = format!("Bearer {}", token.expose_secret())
             .parse()
             .map_err(|_| Error::usage("the API token has characters that cannot be sent", None))?;
         bearer.set_sensitive(true);
-        let channel =
-            endpoint.connect().await.map_err(|source| Error::Connect { server: server.to_owned(), source })?;
-        Ok(Self { service: InterceptedService::new(channel, Bearer(bearer)) })
+        let (bearer, seen) = (Bearer(bearer), Seen::default());
+        let (current, channel) = reach(&controllers, 0).await?;
+        let service = InOrder::new(InterceptedService::new(channel, bearer.clone()), seen.clone());
+        Ok(Self { controllers, bearer, seen, current, service })
+    }
+
+    /// Turns to the next controller that answers, which may be the same one again.
+    pub(crate) async fn turn(&mut self) -> Result<(), Error> {
+        let (current, channel) = reach(&self.controllers, self.current + 1).await?;
+        self.current = current;
+        self.service = InOrder::new(InterceptedService::new(channel, self.bearer.clone()), self.seen.clone());
+        Ok(())
     }
 
     services! {
@@ -93,6 +95,39 @@ impl Client {
         restores: RestoreServiceClient;
         agents: AgentServiceClient;
     }
+}
+
+fn endpoint(server: &str) -> Result<Endpoint, Error> {
+    let url = if server.contains("://") { server.to_owned() } else { format!("http://{server}") };
+    let endpoint = Endpoint::from_shared(url).map_err(|_| {
+        Error::usage(
+            format!("{server:?} is not the address of a controller"),
+            Some("expected HOST:PORT, as 127.0.0.1:7420; of several controllers, separated by commas"),
+        )
+    })?;
+    Ok(endpoint
+        .connect_timeout(CONNECT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .keep_alive_while_idle(true))
+}
+
+/// The first controller that answers, beginning with number `first`, and the connection to it.
+async fn reach(controllers: &[(String, Endpoint)], first: usize) -> Result<(usize, Channel), Error> {
+    let mut failed = None;
+    for turn in 0..controllers.len() {
+        let number = (first + turn) % controllers.len();
+        match controllers[number].1.connect().await {
+            Ok(channel) => return Ok((number, channel)),
+            Err(source) => failed = Some(source),
+        }
+    }
+    let server = controllers.iter().map(|(server, _)| server.as_str()).collect::<Vec<_>>().join(", ");
+    Err(match failed {
+        Some(source) => Error::Connect { server, source },
+        None => Error::usage("no controller is given", Some("expected HOST:PORT, as 127.0.0.1:7420")),
+    })
 }
 
 /// A request with a deadline, so that a controller that hangs does not hang us.

@@ -30,7 +30,7 @@ pub(crate) struct Wait {
 }
 
 impl<'terminal> Context<'terminal> {
-    /// Connects to the controller.
+    /// Connects to a controller.
     pub(crate) async fn connect(global: &Global, terminal: &'terminal mut Terminal) -> Result<Self, Error> {
         let path = match &global.token_file {
             Some(path) => path.clone(),

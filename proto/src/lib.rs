@@ -1,5 +1,7 @@
 //! The public contract: `coffer.v1`, compiled. The protos themselves (`proto/coffer/v1`) are the manual.
 
+pub mod order;
+
 /// Version 1 of the API.
 pub mod v1 {
     #![allow(missing_docs, clippy::all, rustdoc::all, reason = "generated; the protos are documented")]

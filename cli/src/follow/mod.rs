@@ -58,6 +58,8 @@ async fn to_the_end(context: &mut Context<'_>, name: &str, following: &mut Follo
             return Ok(run.clone());
         }
         contact.wait(name, broken).await?;
+        // The one that broke off may be gone for long. When none answers, the next attempt tells.
+        drop(context.client.turn().await);
     }
 }
 

@@ -10,11 +10,15 @@ mod convert;
 mod duty;
 mod error;
 mod fault;
+#[doc(hidden)]
+pub mod fuzz;
 mod heard;
 mod history;
 mod options;
+mod order;
 mod page;
 mod plane;
+mod ready;
 mod request;
 mod secret;
 mod server;
@@ -22,4 +26,5 @@ mod service;
 
 pub use error::Error;
 pub use options::{Clock, Limits, ServeOptions, SystemClock, Timings};
+pub use ready::READY;
 pub use server::{ADDRESS_FILE, API_TOKEN_FILE, Controller, Handle};

@@ -1,10 +1,11 @@
 //! The one place where decisions meet the store: the mirror of its content, and commits that wait until it shows them.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use coffer_core::{Change, Entry, Guard, State, Write};
-use coffer_store::{Compare, Event, LeaseId, Op, PutLease, Revision, StateStore, Txn};
+use coffer_store::{Compare, Event, LeaseId, Op, PutLease, RangeRequest, Revision, StateStore, Txn};
 use futures::StreamExt;
 use jiff::Timestamp;
 use std::sync::Arc;
@@ -26,12 +27,18 @@ const MIRROR_PATIENCE: Duration = Duration::from_secs(5);
 /// revision that it failed at may be of theirs, and never be shown here.
 const LATE_PATIENCE: Duration = Duration::from_millis(250);
 
+/// How long a caller waits who has seen more than this controller.
+const CATCH_UP: Duration = Duration::from_secs(2);
+
 /// What services and loops share.
 #[derive(Debug)]
 pub(crate) struct Plane {
     pub(crate) store: Arc<dyn StateStore>,
     state: RwLock<State>,
     seen: watch::Sender<u64>,
+    /// The revision of the newest change that the mirror shows. Unlike the state's own it is of a change of ours, so that every other
+    /// controller comes to it as well.
+    shown: AtomicU64,
     pub(crate) board: Board,
     pub(crate) heard: Heard,
     pub(crate) clock: Arc<dyn Clock>,
@@ -69,12 +76,13 @@ impl Plane {
         timings: Timings,
         limits: Limits,
     ) -> Result<Self, Error> {
-        let state = list(&*store).await?;
+        let (state, shown) = list(&*store).await?;
         let seen = watch::Sender::new(state.revision);
         Ok(Self {
             store,
             state: RwLock::new(state),
             seen,
+            shown: AtomicU64::new(shown),
             board: Board::default(),
             heard: Heard::default(),
             clock,
@@ -130,7 +138,7 @@ impl Plane {
                 coffer_store::Error::Compacted { .. } | coffer_store::Error::Unavailable { .. } => {
                     tracing::warn!(error = %failure, "the watch of the store was cut; reading everything again");
                     match list(&*self.store).await {
-                        Ok(state) => self.replace(state),
+                        Ok((state, shown)) => self.replace(state, shown),
                         Err(error) => return Some(error),
                     }
                 }
@@ -140,6 +148,7 @@ impl Plane {
     }
 
     fn take_in(&self, events: Vec<Event>, revision: u64) -> Result<(), Error> {
+        let newest = events.last().map_or(0, |event| event.revision().0);
         {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
             for event in events {
@@ -153,14 +162,39 @@ impl Plane {
             }
             state.revision = revision;
         }
-        self.seen.send_replace(revision);
+        self.show(newest, revision);
         Ok(())
     }
 
-    fn replace(&self, state: State) {
+    fn replace(&self, state: State, shown: u64) {
         let revision = state.revision;
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
+        self.show(shown, revision);
+    }
+
+    fn show(&self, newest: u64, revision: u64) {
+        self.shown.fetch_max(newest, Ordering::Relaxed);
         self.seen.send_replace(revision);
+    }
+
+    /// The revision of the newest change that the mirror shows.
+    pub(crate) fn shown(&self) -> u64 {
+        self.shown.load(Ordering::Relaxed)
+    }
+
+    /// Waits a moment until the mirror shows a change that somebody has seen at another controller; false when it does not.
+    pub(crate) async fn catches_up(&self, seen: u64) -> bool {
+        let mut changes = self.changes();
+        let caught_up = changes.wait_for(|revision| *revision >= seen);
+        tokio::select! {
+            caught_up = tokio::time::timeout(CATCH_UP, caught_up) => if matches!(caught_up, Ok(Ok(_))) {
+                return true;
+            },
+            () = self.stop.cancelled() => return false,
+        }
+        // A store that was restored from a copy never comes there again: then nobody knows better than this controller.
+        let now = self.store.range(RangeRequest::prefix(coffer_core::state::ROOT, 1)).await;
+        now.is_ok_and(|now| now.revision.0 < seen)
     }
 
     /// Waits until the mirror shows a revision.
@@ -222,16 +256,19 @@ impl Plane {
     }
 }
 
-async fn list(store: &dyn StateStore) -> Result<State, Error> {
+/// The whole state, and the revision of the newest change in it.
+async fn list(store: &dyn StateStore) -> Result<(State, u64), Error> {
     let doing = "reading its content";
     let (entries, revision) =
         coffer_store::list(store, coffer_core::state::LIVE).await.map_err(|source| Error::Store { doing, source })?;
     let mut state = State::default();
+    let mut newest = 0;
     for entry in entries {
+        newest = newest.max(entry.mod_revision.0);
         state.put(&entry.key, &entry.value, entry.create_revision.0, entry.mod_revision.0)?;
     }
     state.revision = revision.0;
-    Ok(state)
+    Ok((state, newest))
 }
 
 /// The store's transaction for an effect, and a key whose value tells whether it took place.

@@ -14,6 +14,7 @@ use tokio::task::{JoinError, JoinSet};
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
+use tonic_health::pb::health_server::{Health, HealthServer};
 use v1::agent_service_server::AgentServiceServer;
 use v1::job_service_server::JobServiceServer;
 use v1::pool_service_server::PoolServiceServer;
@@ -25,12 +26,13 @@ use v1::work_service_server::WorkServiceServer;
 
 use crate::auth::Token;
 use crate::fault::Fault;
+use crate::order::InOrder;
 use crate::plane::Plane;
 use crate::service::{
     agents::Agents, jobs::Jobs, points::Points, pools::Pools, remotes::Remotes, restores::Restores, runs::Runs,
     work::Work,
 };
-use crate::{Error, ServeOptions, Timings, duty};
+use crate::{Error, ServeOptions, Timings, duty, ready};
 
 /// Name of the file in the state folder with the token that clients show as `authorization: Bearer …`; mode 0600.
 pub const API_TOKEN_FILE: &str = "api-token";
@@ -74,7 +76,9 @@ impl Controller {
         let mut handle = Handle { local_addr, token, plane, parts, address_file: None };
         found_site(&handle.plane).await?;
         duty::spawn_all(&handle.plane, &mut handle.parts);
-        let server = serve(Arc::clone(&handle.plane), handle.token.clone(), listener)?;
+        let (reporter, health) = tonic_health::server::health_reporter();
+        handle.parts.spawn(ready::watch(Arc::clone(&handle.plane), reporter));
+        let server = serve(Arc::clone(&handle.plane), handle.token.clone(), health, listener)?;
         handle.parts.spawn(server);
         handle.address_file = Some(write_address(&state_dir, local_addr).map_err(in_folder)?);
         tracing::info!(address = %local_addr, "the controller serves");
@@ -114,17 +118,18 @@ async fn found_site(plane: &Plane) -> Result<(), Error> {
 }
 
 /// All services behind the token, but for the health of the process, which probes ask for.
-fn serve(
+fn serve<H: Health>(
     plane: Arc<Plane>,
     token: Token,
+    health: HealthServer<H>,
     listener: TcpListener,
-) -> Result<impl Future<Output = Result<(), Error>> + Send + use<>, Error> {
+) -> Result<impl Future<Output = Result<(), Error>> + Send + use<H>, Error> {
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(coffer_proto::FILE_DESCRIPTOR_SET)
         .build_v1()?;
-    let (_, health) = tonic_health::server::health_reporter();
     let shared = || Arc::clone(&plane);
     let router = Server::builder()
+        .layer(InOrder(shared()))
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .max_concurrent_streams(Some(STREAMS))
         .add_service(health)

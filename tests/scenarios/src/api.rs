@@ -24,6 +24,16 @@ use crate::until;
 #[derive(Clone)]
 pub struct Token(MetadataValue<Ascii>);
 
+impl Token {
+    /// What stands in a controller's file `api-token`.
+    ///
+    /// # Errors
+    /// When it cannot be one.
+    pub fn new(token: &str) -> Result<Self> {
+        Ok(Self(format!("Bearer {}", token.trim()).parse()?))
+    }
+}
+
 impl Interceptor for Token {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         request.metadata_mut().insert("authorization", self.0.clone());
@@ -53,8 +63,7 @@ impl Api {
     /// When the address or the token cannot be one.
     pub fn new(address: &str, token: &str) -> Result<Self> {
         let channel = Endpoint::from_shared(address.to_owned())?.connect_lazy();
-        let token = Token(format!("Bearer {}", token.trim()).parse()?);
-        let service = InterceptedService::new(channel, token);
+        let service = InterceptedService::new(channel, Token::new(token)?);
         Ok(Self {
             pools: PoolServiceClient::new(service.clone()),
             remotes: RemoteServiceClient::new(service.clone()),

@@ -11,8 +11,9 @@ use coffer_proto::v1::work_service_server::{WorkService, WorkServiceServer};
 use coffer_proto::v1::{
     CompleteRequest, CompleteResponse, PlanRetentionRequest, PlanRetentionResponse, RegisterRequest, RegisterResponse,
     ReportCatalogueRequest, ReportCatalogueResponse, ReportDeletedRequest, ReportDeletedResponse,
-    ReportInventoryRequest, ReportInventoryResponse, RequestCommitRequest, RequestCommitResponse, SyncRequest,
-    SyncResponse, TransitionRequest, TransitionResponse, step,
+    ReportInventoryRequest, ReportInventoryResponse, ReportProgressRequest, ReportProgressResponse,
+    RequestCommitRequest, RequestCommitResponse, SyncRequest, SyncResponse, TransitionRequest, TransitionResponse,
+    step,
 };
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -217,6 +218,13 @@ impl WorkService for Passage {
 
     async fn sync(&self, request: Request<SyncRequest>) -> Result<Response<SyncResponse>, Status> {
         self.controller.clone().sync(again(request)).await
+    }
+
+    async fn report_progress(
+        &self,
+        request: Request<ReportProgressRequest>,
+    ) -> Result<Response<ReportProgressResponse>, Status> {
+        self.controller.clone().report_progress(again(request)).await
     }
 
     async fn transition(&self, request: Request<TransitionRequest>) -> Result<Response<TransitionResponse>, Status> {

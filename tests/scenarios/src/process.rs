@@ -34,7 +34,15 @@ impl Process {
     /// # Errors
     /// When it cannot be started.
     pub fn start(name: &str, folder: &Path, arguments: &[&str]) -> Result<Self> {
-        Ok(Self::spawn(name, folder, arguments, Stdio::null())?.0)
+        Self::start_as(name, &program(name)?, folder, arguments)
+    }
+
+    /// Starts any program; what it writes to standard error is appended to `{folder}/{label}.log`.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_as(label: &str, path: &Path, folder: &Path, arguments: &[&str]) -> Result<Self> {
+        Ok(Self::spawn(label, path, folder, arguments, Stdio::null())?.0)
     }
 
     /// Starts a program and waits for the first line that it prints.
@@ -42,7 +50,15 @@ impl Process {
     /// # Errors
     /// When it ends before it prints one; the end of its log is in the error.
     pub async fn start_and_read_line(name: &str, folder: &Path, arguments: &[&str]) -> Result<(Self, String)> {
-        let (mut process, stdout) = Self::spawn(name, folder, arguments, Stdio::piped())?;
+        Self::start_labelled(name, name, folder, arguments).await
+    }
+
+    /// As [`Self::start_and_read_line`], of a program of which several run: each logs to `{folder}/{label}.log`.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn start_labelled(label: &str, name: &str, folder: &Path, arguments: &[&str]) -> Result<(Self, String)> {
+        let (mut process, stdout) = Self::spawn(label, &program(name)?, folder, arguments, Stdio::piped())?;
         let mut lines = BufReader::new(stdout.context("standard output is piped")?).lines();
         let Some(line) = lines.next_line().await? else {
             let status = process.child.wait().await?;
@@ -54,21 +70,22 @@ impl Process {
     }
 
     fn spawn(
-        name: &str,
+        label: &str,
+        path: &Path,
         folder: &Path,
         arguments: &[&str],
         stdout: Stdio,
     ) -> Result<(Self, Option<tokio::process::ChildStdout>)> {
-        let log = folder.join(format!("{name}.log"));
+        let log = folder.join(format!("{label}.log"));
         let stderr = std::fs::File::options().create(true).append(true).open(&log)?;
-        let mut child = Command::new(program(name)?)
+        let mut child = Command::new(path)
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(stdout)
             .stderr(stderr)
             .kill_on_drop(true)
             .spawn()
-            .with_context(|| format!("starting {name}"))?;
+            .with_context(|| format!("starting {}", path.display()))?;
         let stdout = child.stdout.take();
         Ok((Self { child, log }, stdout))
     }

@@ -13,7 +13,7 @@ use simpool::control::{Client, Content, Digest, DiskSpec, PoolInfo, VmSpec, Writ
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use crate::{Api, Gate, Process, program, until};
+use crate::{Api, Etcd, Gate, Process, program, until};
 
 /// The password of every repository in scenarios.
 const REPOSITORY_PASSWORD: &str = "scenario repository password";
@@ -31,11 +31,15 @@ pub struct SiteOptions {
     pub registered: bool,
     /// Whether the agent reaches the controller through a [`Gate`].
     pub gated: bool,
+    /// Controllers. More than one keep their state in [`Site::etcd`].
+    pub controllers: usize,
+    /// Agents, each of which knows all controllers.
+    pub agents: usize,
 }
 
 impl Default for SiteOptions {
     fn default() -> Self {
-        Self { hosts: 1, nbd: "tls", profile: "8.3", registered: true, gated: false }
+        Self { hosts: 1, nbd: "tls", profile: "8.3", registered: true, gated: false, controllers: 1, agents: 1 }
     }
 }
 
@@ -55,12 +59,14 @@ pub struct Site {
     folder: TempDir,
     /// The control interface of the simulated pool.
     pub hosts: Client,
-    /// The API of the controller.
+    /// The API of the first controller.
     pub api: Api,
+    /// Where several controllers keep their state.
+    pub etcd: Option<Etcd>,
     pool: Option<Process>,
-    controller: Option<Process>,
-    agent: Option<Process>,
-    address: String,
+    controllers: Vec<Option<Process>>,
+    agents: Vec<Option<Process>>,
+    addresses: Vec<String>,
     gate: Option<Gate>,
     options: SiteOptions,
 }
@@ -85,26 +91,38 @@ impl Site {
     /// When a program does not come up; with the end of its log.
     pub async fn start_with(options: SiteOptions) -> Result<Self> {
         let folder = TempDir::with_prefix("coffer-scenario-")?;
-        for name in ["pool", "controller", "agent", "remote"] {
+        for name in ["pool", "remote", "etcd"] {
             std::fs::create_dir(folder.path().join(name))?;
         }
         let (pool, info) = start_pool(folder.path(), &options).await?;
-        let (controller, address) = start_controller(folder.path(), "127.0.0.1:0").await?;
-        let token = std::fs::read_to_string(folder.path().join("controller/api-token"))?;
-        let api = Api::new(&format!("http://{address}"), &token)?;
-        let gate = if options.gated { Some(Gate::start(&address).await?) } else { None };
-        let agent = start_agent(folder.path(), gate.as_ref().map_or(&address, Gate::address))?;
-        let site = Self {
+        let etcd =
+            if options.controllers > 1 { Some(Etcd::start(&folder.path().join("etcd"), 3).await?) } else { None };
+        let endpoints = etcd.as_ref().map(Etcd::endpoints);
+        let (mut controllers, mut addresses) = (Vec::new(), Vec::new());
+        for number in 0..options.controllers {
+            let (controller, address) =
+                start_controller(folder.path(), number, "127.0.0.1:0", endpoints.as_deref()).await?;
+            controllers.push(Some(controller));
+            addresses.push(address);
+        }
+        let token = std::fs::read_to_string(folder.path().join("controller-0/api-token"))?;
+        let api = Api::new(&format!("http://{}", addresses[0]), &token)?;
+        let gate = if options.gated { Some(Gate::start(&addresses[0]).await?) } else { None };
+        let mut site = Self {
             hosts: Client::new(&info.control),
             api,
+            etcd,
             pool: Some(pool),
-            controller: Some(controller),
-            agent: Some(agent),
-            address,
+            controllers,
+            agents: Vec::new(),
+            addresses,
             gate,
             folder,
             options,
         };
+        for number in 0..site.options.agents {
+            site.agents.push(Some(site.start_agent(number)?));
+        }
         if site.options.registered {
             site.register(&info).await?;
         }
@@ -286,10 +304,37 @@ impl Site {
     /// # Errors
     /// When it fails; with what it says.
     pub async fn coffer(&self, arguments: &[&str]) -> Result<String> {
+        Ok(String::from_utf8(run_peer(&mut self.coffer_command(arguments)?).await?)?)
+    }
+
+    /// The command line, told of all controllers in their order.
+    ///
+    /// # Errors
+    /// When it was not built.
+    pub fn coffer_command(&self, arguments: &[&str]) -> Result<Command> {
         let mut command = Command::new(program("coffer")?);
-        command.args(arguments).env("COFFER_SERVER", format!("http://{}", self.address));
-        command.env("COFFER_TOKEN_FILE", self.folder.path().join("controller/api-token"));
-        Ok(String::from_utf8(run_peer(&mut command).await?)?)
+        command.args(arguments).env("COFFER_SERVER", self.addresses.join(","));
+        command.env("COFFER_TOKEN_FILE", self.token_file());
+        Ok(command)
+    }
+
+    /// The file with the token that all controllers know.
+    #[must_use]
+    pub fn token_file(&self) -> PathBuf {
+        self.folder.path().join("controller-0/api-token")
+    }
+
+    fn start_agent(&self, number: usize) -> Result<Process> {
+        let folder = self.folder.path();
+        let state = folder.join(format!("agent-{number}")).display().to_string();
+        let token = self.token_file().display().to_string();
+        let known = match &self.gate {
+            Some(gate) => vec![gate.address().to_owned()],
+            None => self.addresses.clone(),
+        };
+        let known = known.iter().map(|address| format!("http://{address}")).collect::<Vec<_>>().join(",");
+        let arguments = ["--state", &state, "--controller", &known, "--token-file", &token];
+        Process::start_as(&format!("coffer-agent-{number}"), &program("coffer-agent")?, folder, &arguments)
     }
 
     /// Kills the agent and starts it again.
@@ -297,10 +342,17 @@ impl Site {
     /// # Errors
     /// When it does not come up.
     pub async fn crash_agent(&mut self) -> Result<()> {
-        self.agent.take().context("the agent runs")?.kill().await?;
-        let address = self.gate.as_ref().map_or(&*self.address, Gate::address);
-        self.agent = Some(start_agent(self.folder.path(), address)?);
+        self.kill_agent(0).await?;
+        self.agents[0] = Some(self.start_agent(0)?);
         Ok(())
+    }
+
+    /// Kills an agent for good.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub async fn kill_agent(&mut self, number: usize) -> Result<()> {
+        self.agents[number].take().context("the agent runs")?.kill().await
     }
 
     /// Kills the controller and starts it again at the same address.
@@ -308,9 +360,55 @@ impl Site {
     /// # Errors
     /// When it does not come up.
     pub async fn crash_controller(&mut self) -> Result<()> {
-        self.controller.take().context("the controller runs")?.kill().await?;
-        self.controller = Some(start_controller(self.folder.path(), &self.address).await?.0);
+        self.kill_controller(0).await?;
+        let endpoints = self.etcd.as_ref().map(Etcd::endpoints);
+        let started = start_controller(self.folder.path(), 0, &self.addresses[0], endpoints.as_deref()).await?;
+        self.controllers[0] = Some(started.0);
         Ok(())
+    }
+
+    /// Kills a controller for good. [`Self::api`] is then that of the first that is left.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub async fn kill_controller(&mut self, number: usize) -> Result<()> {
+        self.controllers[number].take().context("the controller runs")?.kill().await?;
+        if let Some(left) = self.controllers.iter().position(Option::is_some) {
+            self.api = self.api_of(left)?;
+        }
+        Ok(())
+    }
+
+    /// A controller's process.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn controller(&self, number: usize) -> Result<&Process> {
+        self.controllers[number].as_ref().context("the controller runs")
+    }
+
+    /// Resource name of an agent.
+    ///
+    /// # Errors
+    /// When it has not begun yet.
+    pub fn agent_name(&self, number: usize) -> Result<String> {
+        let id = self.folder.path().join(format!("agent-{number}/agent-id"));
+        Ok(format!("agents/{}", std::fs::read_to_string(id)?.trim()))
+    }
+
+    /// Where one of several controllers serves: `host:port`.
+    #[must_use]
+    pub fn address_of(&self, number: usize) -> &str {
+        &self.addresses[number]
+    }
+
+    /// The API of one of several controllers.
+    ///
+    /// # Errors
+    /// When the token cannot be read.
+    pub fn api_of(&self, number: usize) -> Result<Api> {
+        let token = std::fs::read_to_string(self.token_file())?;
+        Api::new(&format!("http://{}", self.addresses[number]), &token)
     }
 
     /// Kills the simulated pool and starts it again from its state.
@@ -334,13 +432,13 @@ impl Site {
     /// Where the controller serves: `host:port`.
     #[must_use]
     pub fn address(&self) -> &str {
-        &self.address
+        &self.addresses[0]
     }
 
     /// The agent's process.
     #[must_use]
     pub fn agent(&self) -> Option<&Process> {
-        self.agent.as_ref()
+        self.agents.first()?.as_ref()
     }
 
     /// What all programs of ours logged so far.
@@ -348,8 +446,11 @@ impl Site {
     /// # Errors
     /// When a log cannot be read.
     pub fn logs(&self) -> Result<String> {
-        let logs = ["coffer-controller", "coffer-agent"].map(|name| self.folder.path().join(format!("{name}.log")));
-        Ok(logs.iter().map(std::fs::read_to_string).collect::<Result<Vec<_>, _>>()?.concat())
+        let named =
+            |name: &str, count| (0..count).map(move |number| format!("{name}-{number}.log")).collect::<Vec<_>>();
+        let names = [named("coffer-controller", self.options.controllers), named("coffer-agent", self.options.agents)];
+        let logs = names.concat().into_iter().map(|name| std::fs::read_to_string(self.folder.path().join(name)));
+        Ok(logs.collect::<Result<Vec<_>, _>>()?.concat())
     }
 
     /// What is left in the pool that Coffer made and nothing needs: snapshots, disks, virtual machines, and disks attached
@@ -425,22 +526,25 @@ const FAST: [(&str, Duration); 4] = [
     ("--hard-stop", Duration::from_secs(5)),
 ];
 
-async fn start_controller(folder: &Path, listen: &str) -> Result<(Process, String)> {
-    let state = folder.join("controller").display().to_string();
+/// One of several controllers shows the token that the first one made.
+async fn start_controller(folder: &Path, number: usize, listen: &str, etcd: Option<&str>) -> Result<(Process, String)> {
+    let state = folder.join(format!("controller-{number}"));
+    let token = state.join("api-token");
+    if number > 0 && !token.exists() {
+        std::fs::create_dir(&state)?;
+        std::fs::copy(folder.join("controller-0/api-token"), token)?;
+    }
+    let state = state.display().to_string();
     let mut arguments = vec!["--state", &state, "--listen", listen];
     let durations = FAST.map(|(flag, duration)| (flag, format!("{}ms", duration.as_millis())));
     for (flag, duration) in &durations {
         arguments.extend([flag, duration.as_str()]);
     }
-    let (process, line) = Process::start_and_read_line("coffer-controller", folder, &arguments).await?;
+    if let Some(endpoints) = etcd {
+        arguments.extend(["--etcd", endpoints]);
+    }
+    let label = format!("coffer-controller-{number}");
+    let (process, line) = Process::start_labelled(&label, "coffer-controller", folder, &arguments).await?;
     let address = line.rsplit("http://").next().context("the controller says where it listens")?;
     Ok((process, address.to_owned()))
-}
-
-fn start_agent(folder: &Path, controller: &str) -> Result<Process> {
-    let state = folder.join("agent").display().to_string();
-    let token = folder.join("controller/api-token").display().to_string();
-    let controller = format!("http://{controller}");
-    let arguments = ["--state", &state, "--controller", &controller, "--token-file", &token];
-    Process::start("coffer-agent", folder, &arguments)
 }

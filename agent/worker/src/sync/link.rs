@@ -7,15 +7,17 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use coffer_proto::order::{InOrder, Seen};
 use coffer_proto::v1::work_service_client::WorkServiceClient;
 use coffer_proto::v1::{
     CompleteRequest, CompleteResponse, PlanRetentionRequest, PlanRetentionResponse, RegisterRequest, RegisterResponse,
     ReportCatalogueRequest, ReportCatalogueResponse, ReportDeletedRequest, ReportInventoryRequest,
-    RequestCommitRequest, RequestCommitResponse, SyncRequest, SyncResponse, TransitionRequest, TransitionResponse,
+    ReportProgressRequest, RequestCommitRequest, RequestCommitResponse, SyncRequest, SyncResponse, TransitionRequest,
+    TransitionResponse,
 };
 use coffer_runtime::retry::Policy;
 use secrecy::SecretString;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tonic::codegen::http::Uri;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
@@ -33,12 +35,14 @@ const CALL: Duration = Duration::from_secs(10);
 const REPORT: Duration = Duration::from_secs(120);
 const CONNECT: Duration = Duration::from_secs(5);
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// How long telling of progress may take.
+const TELLING: Duration = Duration::from_secs(2);
 /// An answer that may pass and is no refusal is waited out this long.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 const BETWEEN_CALLS: Policy = Policy { max: Duration::from_secs(1), ..Policy::RECONNECT };
 
-type Client = WorkServiceClient<InterceptedService<Channel, Bearer>>;
+type Client = WorkServiceClient<InOrder<InterceptedService<Channel, Bearer>>>;
 
 /// The way to the controllers. Clones are handles to the same one.
 #[derive(Clone)]
@@ -47,6 +51,8 @@ pub(crate) struct Link(Arc<Inner>);
 struct Inner {
     clients: Vec<(String, Client)>,
     bearer: Bearer,
+    /// Each controller is told of progress by one call at a time.
+    telling: Vec<Arc<Semaphore>>,
     /// Which controllers refused the token at the last call.
     refusing: Vec<AtomicBool>,
     current: AtomicUsize,
@@ -98,6 +104,7 @@ impl Link {
         token_file: Option<PathBuf>,
     ) -> Result<Self, Error> {
         let bearer = Bearer::new(token, token_file)?;
+        let seen = Seen::default();
         let mut clients = Vec::with_capacity(controllers.len());
         for address in controllers {
             let uri: Uri = address.parse().map_err(|source| Error::Address { address: address.clone(), source })?;
@@ -107,15 +114,17 @@ impl Link {
                 .keep_alive_timeout(CONNECT)
                 .keep_alive_while_idle(true)
                 .connect_lazy();
-            clients.push((address.clone(), WorkServiceClient::with_interceptor(channel, bearer.clone())));
+            let service = InOrder::new(InterceptedService::new(channel, bearer.clone()), seen.clone());
+            clients.push((address.clone(), WorkServiceClient::new(service)));
         }
         if clients.is_empty() {
             return Err(Error::NoController);
         }
+        let telling = clients.iter().map(|_| Arc::new(Semaphore::new(1))).collect();
         let refusing = clients.iter().map(|_| AtomicBool::new(false)).collect();
         let session = watch::channel(None).0;
         let current = AtomicUsize::new(0);
-        Ok(Self(Arc::new(Inner { clients, bearer, refusing, current, session, lost: Notify::new() })))
+        Ok(Self(Arc::new(Inner { clients, bearer, telling, refusing, current, session, lost: Notify::new() })))
     }
 
     /// Begins to use a session.
@@ -227,16 +236,30 @@ impl Link {
         self.ask(CALL, |mut client| async move { client.register(request).await }).await
     }
 
-    /// One Sync, whose answer may be held back for `hold`. A lost session is noted.
-    pub(crate) async fn sync(&self, request: SyncRequest, hold: Duration) -> Result<SyncResponse, Status> {
+    /// One Sync, which may take so long. A lost session is noted.
+    pub(crate) async fn sync(&self, request: SyncRequest, deadline: Duration) -> Result<SyncResponse, Status> {
         let session = request.session.clone();
-        let result = self.ask(hold + CALL, |mut client| async move { client.sync(request).await }).await;
+        let result = self.ask(deadline, |mut client| async move { client.sync(request).await }).await;
         if let Err(status) = &result
             && meaning(status) == Meaning::SessionLost
         {
             self.end_session(&session);
         }
         result
+    }
+
+    /// Tells the other controllers how far tasks are: once, and whether it arrives or not. One that is slow is told less often.
+    pub(crate) fn tell_others(&self, request: &ReportProgressRequest) {
+        let current = self.0.current.load(Ordering::Relaxed) % self.0.clients.len();
+        for (number, (_, client)) in self.0.clients.iter().enumerate().filter(|(number, _)| *number != current) {
+            let Ok(telling) = Arc::clone(&self.0.telling[number]).try_acquire_owned() else { continue };
+            let (mut client, request) = (client.clone(), request.clone());
+            tokio::spawn(async move {
+                let told = tokio::time::timeout(TELLING, client.report_progress(request)).await;
+                tracing::trace!(controller = number, told = told.is_ok_and(|told| told.is_ok()), "progress");
+                drop(telling);
+            });
+        }
     }
 
     /// Reports the inventory of a pool: one attempt.

@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use coffer_model::TaskName;
 use coffer_model::names::Named;
-use coffer_proto::v1::{Assignment, HeldTask, RegisterRequest, RegisterResponse, SyncRequest, SyncResponse};
+use coffer_proto::v1::{
+    Assignment, HeldTask, RegisterRequest, RegisterResponse, ReportProgressRequest, SyncRequest, SyncResponse,
+};
 use coffer_runtime::boottime::{BootInstant, sleep_until};
 use coffer_runtime::retry::{Delays, Policy};
 use tokio::task::{AbortHandle, JoinSet};
@@ -40,6 +42,8 @@ const PROGRESS: Duration = Duration::from_secs(1);
 const DRAINING: Duration = Duration::from_millis(250);
 /// How long tasks may take to undo what they did when the agent stops.
 const DRAIN: Duration = Duration::from_secs(20);
+/// How long an answer may take that is not held back.
+const LONGEST_ANSWER: Duration = Duration::from_secs(10);
 /// How long the last word of an agent may take.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -141,7 +145,7 @@ impl Sync {
         self.drop_all();
         self.workers.shutdown().await;
         if let Some(session) = self.session.clone() {
-            let last_word = self.around.link.sync(self.question(&session, Duration::ZERO), Duration::ZERO);
+            let last_word = self.around.link.sync(self.question(&session, Duration::ZERO), GOODBYE);
             // Whether it arrives or not: the session ends by itself.
             let _ = tokio::time::timeout(GOODBYE, last_word).await;
         }
@@ -178,14 +182,20 @@ impl Sync {
             (false, false) => session.interval.min(PROGRESS),
             (false, true) => session.interval,
         };
+        // A controller that hangs must be left in time to ask others before authority ends.
+        let patience = (session.terms.authority / 4).min(LONGEST_ANSWER);
         let news = self.around.reports.since(self.told).version;
         let request = self.question(&session, hold);
+        if !request.held.is_empty() {
+            let progress = ReportProgressRequest { session: session.id.clone(), held: request.held.clone() };
+            self.around.link.tell_others(&progress);
+        }
         self.ended.clear();
         let around = self.around.clone();
         let sent = BootInstant::now();
         let asking = async move {
             tokio::select! {
-                answer = around.link.sync(request, hold) => Some(answer),
+                answer = around.link.sync(request, hold + patience) => Some(answer),
                 () = around.reports.changed() => None,
                 () = around.link.session_lost() => None,
             }

@@ -10,8 +10,9 @@ use coffer_proto::v1::{
     AgentConfig, Assignment, CompleteRequest, CompleteResponse, PlanRetentionRequest, PlanRetentionResponse,
     PoolReport, Problem, RegisterRequest, RegisterResponse, RemoteAccess, RemoteReport, RemoteSpec,
     ReportCatalogueRequest, ReportCatalogueResponse, ReportDeletedRequest, ReportDeletedResponse,
-    ReportInventoryRequest, ReportInventoryResponse, RequestCommitRequest, RequestCommitResponse, SyncRequest,
-    SyncResponse, TaskSpec, TransitionRequest, TransitionResponse, complete_request, task_spec,
+    ReportInventoryRequest, ReportInventoryResponse, ReportProgressRequest, ReportProgressResponse,
+    RequestCommitRequest, RequestCommitResponse, SyncRequest, SyncResponse, TaskSpec, TransitionRequest,
+    TransitionResponse, complete_request, task_spec,
 };
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -35,6 +36,9 @@ pub(crate) enum Call {
         instance: String,
     },
     Sync {
+        held: Vec<(String, u64)>,
+    },
+    Progress {
         held: Vec<(String, u64)>,
     },
     /// A record of a task: epoch, number, step.
@@ -309,6 +313,16 @@ impl WorkService for Controller {
         self.check(&request.session)?;
         let config = (request.config_revision != config_revision).then_some(config);
         Ok(Response::new(SyncResponse { tasks, config, config_revision }))
+    }
+
+    async fn report_progress(
+        &self,
+        request: Request<ReportProgressRequest>,
+    ) -> Result<Response<ReportProgressResponse>, Status> {
+        let request = request.into_inner();
+        self.check(&request.session)?;
+        self.note(Call::Progress { held: request.held.into_iter().map(|held| (held.task, held.epoch)).collect() });
+        Ok(Response::new(ReportProgressResponse {}))
     }
 
     async fn transition(&self, request: Request<TransitionRequest>) -> Result<Response<TransitionResponse>, Status> {

@@ -31,7 +31,7 @@ async fn an_agent_with_a_wrong_token_says_what_to_do_and_works_once_it_is_correc
     let said = agent.log()?;
     assert!(said.contains(&controller) && said.contains(&token) && said.contains("`api-token`"), "{said}");
 
-    let right = std::fs::read_to_string(site.folder().join("controller/api-token"))?;
+    let right = std::fs::read_to_string(site.folder().join("controller-0/api-token"))?;
     write_token(&file, &right)?;
     eventually("both agents to be registered", async || {
         let agents = site.api.agents.clone().list_agents(ListAgentsRequest::default()).await?.into_inner().agents;

@@ -27,6 +27,14 @@ impl v1::work_service_server::WorkService for Work {
         Ok(Response::new(sync::sync(&self.0, request.into_inner()).await?))
     }
 
+    async fn report_progress(
+        &self,
+        request: Request<v1::ReportProgressRequest>,
+    ) -> Result<Response<v1::ReportProgressResponse>, Status> {
+        sync::take_in_progress(&self.0, request.into_inner())?;
+        Ok(Response::new(v1::ReportProgressResponse {}))
+    }
+
     async fn transition(
         &self,
         request: Request<v1::TransitionRequest>,

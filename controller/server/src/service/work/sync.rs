@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use coffer_core::decide::TaskKey;
 use coffer_core::decide::identity::{self, Claim};
+use coffer_core::decide::work::session_of;
 use coffer_core::record::{PoolStateRecord, Problem, ReachRecord, RemoteStateRecord};
 use coffer_core::{Change, Entry, Key, State};
 use coffer_model::names::Named;
@@ -42,20 +43,38 @@ pub(super) async fn sync(plane: &Plane, request: v1::SyncRequest) -> Result<v1::
     config(plane, answer, request.config_revision).await
 }
 
+/// How far an agent is that exchanges with another controller.
+pub(super) fn take_in_progress(plane: &Plane, request: v1::ReportProgressRequest) -> Result<(), Fault> {
+    if request.held.len() > ENTRIES {
+        return Err(Fault::invalid("held", format!("must have at most {ENTRIES} entries")));
+    }
+    let agent = plane.read(|state| session_of(state, &request.session).map(|(agent, _)| agent.clone()))?;
+    plane.heard.note(&agent, &request.session, plane.now());
+    for task in &request.held {
+        show_progress(plane, &request.session, task)?;
+    }
+    Ok(())
+}
+
+/// Shows how far a task is, if the session holds it.
+fn show_progress(plane: &Plane, session: &str, task: &v1::HeldTask) -> Result<TaskKey, Fault> {
+    let key = task_in(&task.task)?;
+    let is_held = plane.read(|state| {
+        let lease = state.task(&key).and_then(|task| task.record.state.lease());
+        lease.is_some_and(|lease| lease.session == session)
+    });
+    if is_held {
+        let disks = disks_in(task.disks.clone())?;
+        plane.board.report(key.clone(), Progress { epoch: task.epoch, disks });
+    }
+    Ok(key)
+}
+
 /// Takes in what the agent reports; returns the tasks that it holds.
 async fn take_in(plane: &Plane, agent: &AgentId, request: &v1::SyncRequest) -> Result<Vec<(TaskKey, u64)>, Fault> {
     let mut held = Vec::with_capacity(request.held.len());
     for task in &request.held {
-        let key = task_in(&task.task)?;
-        let ours = plane.read(|state| {
-            let lease = state.task(&key).and_then(|task| task.record.state.lease());
-            lease.is_some_and(|lease| lease.session == request.session)
-        });
-        if ours {
-            let disks = disks_in(task.disks.clone())?;
-            plane.board.report(key.clone(), Progress { epoch: task.epoch, disks });
-        }
-        held.push((key, task.epoch));
+        held.push((show_progress(plane, &request.session, task)?, task.epoch));
     }
     for report in &request.pools {
         let pool: PoolId = name_in("pools.pool", &report.pool)?;
@@ -72,7 +91,6 @@ async fn take_in(plane: &Plane, agent: &AgentId, request: &v1::SyncRequest) -> R
 
 /// What the agent reaches; written only when it changed.
 fn reach(state: &State, agent: &AgentId, request: &v1::SyncRequest) -> Result<Change, Fault> {
-    use coffer_core::decide::work::session_of;
     let (_, session) = session_of(state, &request.session)?;
     let found = state.reaches.get(&(agent.clone(),));
     let mut record = found
@@ -190,7 +208,6 @@ async fn wait_for_news(
     held: &[(TaskKey, u64)],
     hold: Duration,
 ) -> Result<v1::SyncResponse, Fault> {
-    use coffer_core::decide::work::session_of;
     let until = Instant::now() + hold;
     let mut changes = plane.changes();
     loop {
