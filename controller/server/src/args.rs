@@ -12,7 +12,7 @@ use crate::state::EtcdArgs;
 /// Below this hard stop the loops keep pace with it.
 const SHORT: Duration = Duration::from_secs(30);
 
-/// The control plane of Coffer: one controller, on a store of its own or in etcd.
+/// The control plane of Coffer: one controller on a store of its own, or several in etcd.
 #[derive(Debug, Parser)]
 #[command(version)]
 pub(crate) struct Args {
