@@ -76,13 +76,13 @@ impl Sealed {
         self.0.open_raw(sealed)
     }
 
-    /// Opens a blob whose seal is right, whatever is in it and whatever an index says of it.
+    /// Opens a blob whose seal is right, whatever is in it and whatever an index says of it; its id is that of `plain`.
     ///
     /// # Errors
     /// [`Fault`].
-    pub fn open_blob(&self, inside: &[u8], uncompressed: Option<u32>) -> Result<Vec<u8>, Fault> {
+    pub fn open_blob(&self, plain: &[u8], inside: &[u8], uncompressed: Option<u32>) -> Result<Vec<u8>, Fault> {
         let length = u32::try_from(inside.len() + OVERHEAD).unwrap_or(u32::MAX);
-        let id = BlobId::of(inside);
+        let id = BlobId::of(plain);
         let blob = PackedBlob { id, kind: BlobKind::Data, offset: 0, length, uncompressed };
         self.0.open_blob(&blob, &self.seal(inside))
     }

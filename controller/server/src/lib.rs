@@ -12,6 +12,8 @@ mod error;
 mod fault;
 #[doc(hidden)]
 pub mod fuzz;
+#[doc(hidden)]
+pub mod fuzz;
 mod heard;
 mod history;
 mod options;

@@ -15,7 +15,7 @@ const WINDOW_LOG_MAX: u32 = 27;
 /// below; a few bytes that say they are a gigabyte are refused before the gigabyte is taken.
 const MAX_RATIO: u64 = 64;
 /// But so much is always allowed: small files that repeat themselves.
-const MIN_UNPACKED: u64 = 4 << 20;
+const MIN_UNPACKED: u64 = 1 << 20;
 /// An index decompresses to no more than this: millions of blobs.
 pub(crate) const MAX_INDEX: u64 = 1 << 30;
 /// Any other JSON file decompresses to no more than this.

@@ -62,7 +62,7 @@ fn selection_in(selection: Option<v1::Selection>) -> Result<Selection, Fault> {
     })
 }
 
-fn job_in(id: JobId, job: v1::Job) -> Result<Job, Fault> {
+pub(crate) fn job_in(id: JobId, job: v1::Job) -> Result<Job, Fault> {
     let mode = match job.mode() {
         v1::job::Mode::Unspecified | v1::job::Mode::Delta => Mode::Delta,
     };
