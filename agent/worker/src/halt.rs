@@ -60,6 +60,12 @@ impl Trouble {
         self.retryable
     }
 
+    /// Names the storage that is full: the pool's own error only says that some is.
+    #[must_use]
+    pub(crate) fn on_storage(self, label: &str) -> Self {
+        if self.reason == SR_FULL { self.during(format_args!("no room on {label}")) } else { self }
+    }
+
     /// Whether something in the pool is gone that was there before.
     pub(crate) fn is_gone(&self) -> bool {
         self.reason == OBJECT_GONE
@@ -205,6 +211,8 @@ impl From<coffer_repository::Error> for Halt {
     }
 }
 
+/// There is no room on a storage repository.
+const SR_FULL: &str = "SR_FULL";
 /// An object of the pool is gone.
 const OBJECT_GONE: &str = "OBJECT_GONE";
 
@@ -214,7 +222,7 @@ fn pool_reason(error: &coffer_xapi::Error) -> &'static str {
         Error::Xapi(failure) => match failure.class() {
             C::Busy => "POOL_BUSY",
             C::Gone => OBJECT_GONE,
-            C::Space => "SR_FULL",
+            C::Space => SR_FULL,
             C::ChainTooLong => "SNAPSHOT_CHAIN_TOO_LONG",
             C::Permission => "PERMISSION_DENIED",
             C::HostDown | C::Starting | C::NotCoordinator | C::Session => "POOL_UNREACHABLE",

@@ -1,5 +1,7 @@
 //! Before anything is done: is the VM there, is there room, what is there to compare with, and is anything of ours left over?
 
+use std::collections::BTreeSet;
+
 use coffer_model::{ByteSize, counted, is_excluded_disk};
 use coffer_xapi::Ref;
 use coffer_xapi::records::Vdi;
@@ -44,6 +46,12 @@ impl Ready {
     /// The disks that are left out.
     pub(super) fn excluded(&self) -> impl Iterator<Item = &MachineDisk> {
         self.machine.disks.iter().zip(&self.storages).filter(|(_, storage)| storage.is_none()).map(|(disk, _)| disk)
+    }
+
+    /// The storage repositories of its disks, for people.
+    pub(super) fn storage_labels(&self) -> String {
+        let labels: BTreeSet<_> = self.included().map(|(_, storage)| storage.record.name_label.as_str()).collect();
+        labels.into_iter().collect::<Vec<_>>().join(" or ")
     }
 
     /// From now on everything is read, and what is lost is stored again.

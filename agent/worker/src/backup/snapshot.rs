@@ -61,7 +61,8 @@ pub(super) async fn take(task: &Task, subject: &Subject, ready: &Ready, intent: 
     }
     let name = snapshot_name(&task.site, intent);
     let taken = Timestamp::now();
-    let vm = subject.pool.snapshot(&ready.machine.vm.reference, &name, &ready.ignored()).await?;
+    let snapshot = subject.pool.snapshot(&ready.machine.vm.reference, &name, &ready.ignored()).await;
+    let vm = snapshot.map_err(|error| Trouble::from(error).on_storage(&ready.storage_labels()))?;
     let stamp = stamp(task, subject, intent);
     let record = subject.pool.vm(&vm).await?.ok_or_else(vanished)?;
     subject.pool.mark_vm(&vm, &stamp.marks(Some(record.uuid))).await?;

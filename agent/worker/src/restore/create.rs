@@ -44,7 +44,7 @@ pub(super) async fn create(
     let mut disks = Vec::with_capacity(plan.disks.len());
     for disk in &plan.disks {
         let new = new_disk(disk, ready, stamp);
-        let vdi = pool.create_disk(&new).await?;
+        let vdi = pool.create_disk(&new).await.map_err(|error| ready.without_room(error.into()))?;
         if let Some(uuid) = disk_uuid(subject, &vdi).await? {
             pool.mark_disk(&vdi, &stamp.marks(Some(uuid))).await?;
         }

@@ -6,7 +6,7 @@ use coffer_repository::{BlobId, FileContent, Repository};
 
 use super::plan::{RestorePlan, Wish, plan};
 use super::{Subject, open_point};
-use crate::halt::{Outcome, Trouble};
+use crate::halt::{Halt, Outcome, Trouble};
 use crate::hypervisor::Storage;
 use crate::journal::Done;
 use crate::point::OpenPoint;
@@ -19,6 +19,16 @@ pub(super) struct Ready {
     pub(super) plan: RestorePlan,
     /// What of each disk is not zero, in the order of the document.
     pub(super) contents: Vec<RangeSet>,
+}
+
+impl Ready {
+    /// Names the storage repository where the pool found no room, which its error does not.
+    pub(super) fn without_room(&self, halt: Halt) -> Halt {
+        match halt {
+            Halt::Failed(trouble) => trouble.on_storage(&self.storage.record.name_label).into(),
+            halt => halt,
+        }
+    }
 }
 
 /// The step.

@@ -20,7 +20,8 @@ const DISKS_AT_ONCE: usize = 4;
 pub(super) async fn transfer(task: &Task, subject: &Subject, ready: &Ready, disks: &[Ref<Vdi>]) -> Outcome<((), Done)> {
     task.progress.clear();
     let work: Vec<_> = ready.plan.disks.iter().zip(disks).map(|pair| one(task, subject, ready, pair)).collect();
-    let read: Vec<u64> = futures::stream::iter(work).buffer_unordered(DISKS_AT_ONCE).try_collect().await?;
+    let written: Outcome<Vec<u64>> = futures::stream::iter(work).buffer_unordered(DISKS_AT_ONCE).try_collect().await;
+    let read = written.map_err(|halt| ready.without_room(halt))?;
     let bytes = read.iter().sum();
     let message = counted(disks.len(), "disk");
     Ok(((), Done { message, read_bytes: bytes, written_bytes: bytes, ..Done::default() }))

@@ -1,11 +1,13 @@
 //! What breaks in a pool or on a remote while it is worked with.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result};
 use coffer_proto::v1::{
     CreateRemoteRequest, GetRemoteRequest, Job, LocalLocation, Remote, UpdateJobRequest, remote, run, task,
 };
 use coffer_scenarios::{Moment, Site, SiteOptions, Vm, until};
-use simpool::control::{Fault, SrSpec};
+use simpool::control::{Fault, SrKind, SrSpec};
 
 use crate::{MIB, next_run_succeeds_and_nothing_is_left, problem_of};
 
@@ -64,9 +66,68 @@ async fn a_full_sr_is_named_and_the_next_run_succeeds() -> Result<()> {
     let job = site.create_job("nightly", &[&vm]).await?;
     site.hosts.fault(Fault::SrFull { sr: "Local storage 1".into() }).await?;
     let problem = problem_of(&site, &job).await?;
-    assert!(problem.message.contains("space"), "{problem:?}");
+    assert_eq!(problem.reason, "SR_FULL", "{problem:?}");
+    assert!(problem.message.contains("Local storage 1"), "{problem:?}");
     site.hosts.clear_faults().await?;
     next_run_succeeds_and_nothing_is_left(&site, &job, &vm).await
+}
+
+/// UUIDs of every machine and disk of the pool, whoever made them. Storage makes other things by itself.
+async fn machines_and_disks(site: &Site) -> Result<BTreeSet<String>> {
+    let (vms, vdis) = (site.hosts.records("VM").await?, site.hosts.records("VDI").await?);
+    let managed = vdis.values().filter(|vdi| vdi["managed"] == true && vdi["type"] != "cbt_metadata");
+    Ok(vms.values().chain(managed).map(|record| record["uuid"].to_string()).collect())
+}
+
+/// A restore to a storage repository that has no room, or none any more from a moment on, fails and says so. Nothing of it
+/// stays, and with room it succeeds.
+async fn a_restore_without_room(small: Option<u64>, full_from: Option<Moment>) -> Result<()> {
+    let site = Site::start_with(SiteOptions { gated: true, ..Default::default() }).await?;
+    site.hosts
+        .create_sr(&SrSpec { name: "narrow".into(), kind: SrKind::Nfs, size: small.unwrap_or(0), host: 0 })
+        .await?;
+    let vm = site.create_vm("db1", &[40 * MIB, 20 * MIB]).await?;
+    let job = site.create_job("nightly", &[&vm]).await?;
+    site.api.back_up(&job).await?;
+    let point = site.api.restore_points(&vm.uuid).await?.pop().context("a restore point")?;
+    let sr = site.sr("narrow").await?;
+    let before = machines_and_disks(&site).await?;
+
+    let held = full_from.map(|moment| Ok::<_, anyhow::Error>(site.gate()?.hold(moment))).transpose()?;
+    let restore = site.api.start_restore(&point.name, &sr).await?;
+    if let Some(mut held) = held {
+        held.reached().await?;
+        site.hosts.fault(Fault::SrFull { sr: "narrow".into() }).await?;
+        held.pass_on();
+    }
+    let run = site.api.ended(&restore.run).await?;
+    assert_eq!(run.state(), run::State::Failed, "{}", run.message);
+    let problem = site.api.tasks(&run.name).await?.pop().context("one task")?.error.context("it says why")?;
+    assert_eq!(problem.reason, "SR_FULL", "{problem:?}");
+    assert!(problem.message.contains("narrow") && !problem.advice.is_empty(), "{problem:?}");
+    assert_eq!(machines_and_disks(&site).await?, before, "something is left, or gone");
+    assert_eq!(site.leftovers().await?, Vec::<String>::new());
+
+    site.hosts.clear_faults().await?;
+    let roomy = if small.is_some() { site.sr("Shared NFS").await? } else { sr };
+    let restored = site.api.restore(&point.name, &roomy).await?;
+    assert_eq!(site.digests(&restored).await?, site.digests(&vm.uuid).await?);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_restore_to_an_sr_without_room_ends_with_its_name_and_leaves_nothing_behind() -> Result<()> {
+    a_restore_without_room(Some(6 * MIB), None).await
+}
+
+#[tokio::test]
+async fn a_restore_to_an_sr_that_is_full_when_its_disks_are_made_leaves_nothing_behind() -> Result<()> {
+    a_restore_without_room(None, Some(Moment::Begun("create-vm"))).await
+}
+
+#[tokio::test]
+async fn a_restore_to_an_sr_that_becomes_full_under_it_leaves_nothing_behind() -> Result<()> {
+    a_restore_without_room(None, Some(Moment::Begun("transfer"))).await
 }
 
 #[tokio::test]
