@@ -1,4 +1,5 @@
-//! What the crate keeps to itself and parses all the same, without a pool or a remote: for the fuzz targets, and nobody else.
+//! What the crate keeps to itself and parses all the same, without a pool or a remote: for the fuzz targets, and nobody
+//! else.
 
 use std::collections::BTreeMap;
 

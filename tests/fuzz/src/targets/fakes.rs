@@ -1,4 +1,5 @@
-//! Parsers that do what no parser may, but only with bad input: they prove that the harness sees it. Never among the rest.
+//! Parsers that do what no parser may, but only with bad input: they prove that the harness sees it. Never among the
+//! rest.
 
 use super::Target;
 

@@ -11,32 +11,43 @@ use tokio::runtime::Runtime;
 use super::Target;
 use super::peer::Peer;
 
-const VM: &str = r#"{"uuid":"0b0c7a2e-92b1-4e2d-8f3f-0d9f5a1c2b3d","name_label":"web","power_state":"Running","tags":["a"],
+const VM: &str = r#"{"uuid":"0b0c7a2e-92b1-4e2d-8f3f-0d9f5a1c2b3d","name_label":"web","power_state":"Running",
+    "tags":["a"],
     "VBDs":["b1"],"memory_static_max":1073741824,"other_config":{"k":"v"},"snapshot_time":"19700101T00:00:00Z",
     "resident_on":"h1","affinity":"OpaqueRef:NULL","is_a_template":false,"NVRAM":{"EFI-variables":"c2VjcmV0"}}"#;
-const VDI: &str = r#"{"uuid":"7c2b5b3a-4c5e-4f53-9f5e-000000000001","name_label":"system","virtual_size":"10737418240","SR":"s1",
+const VDI: &str = r#"{"uuid":"7c2b5b3a-4c5e-4f53-9f5e-000000000001","name_label":"system",
+    "virtual_size":"10737418240","SR":"s1",
     "managed":true,"cbt_enabled":true,"snapshot_time":"20230305T18:18:29Z","snapshot_of":"OpaqueRef:NULL",
     "sm_config":{"vhd-parent":"7c2b5b3a-4c5e-4f53-9f5e-000000000001"},"other_config":{}}"#;
-const VBD: &str = r#"{"uuid":"7c2b5b3a-4c5e-4f53-9f5e-000000000002","VM":"v1","VDI":"d1","device":"xvda","userdevice":"0",
+const VBD: &str = r#"{"uuid":"7c2b5b3a-4c5e-4f53-9f5e-000000000002","VM":"v1","VDI":"d1","device":"xvda",
+    "userdevice":"0",
     "bootable":true,"mode":"RW","type":"Disk","empty":false,"currently_attached":true,"other_config":{}}"#;
-const TASK: &str = r#"{"uuid":"7c2b5b3a-4c5e-4f53-9f5e-000000000003","name_label":"Async.VM.snapshot","status":"success",
+const TASK: &str = r#"{"uuid":"7c2b5b3a-4c5e-4f53-9f5e-000000000003","name_label":"Async.VM.snapshot",
+    "status":"success",
     "progress":1.0,"result":"<value>OpaqueRef:1</value>","error_info":["SR_FULL","1"],"created":"20230305T18:18:29Z"}"#;
-const HOST: &str = r#"{"uuid":"7c2b5b3a-4c5e-4f53-9f5e-000000000004","name_label":"xcp1","address":"192.0.2.1","enabled":true,
+const HOST: &str = r#"{"uuid":"7c2b5b3a-4c5e-4f53-9f5e-000000000004","name_label":"xcp1","address":"192.0.2.1",
+    "enabled":true,
     "metrics":"m1","PBDs":["p1"],"control_domain":"v0","software_version":{"product_brand":"XCP-ng"},
     "API_version_major":"2","API_version_minor":21}"#;
-const SR: &str = r#"{"uuid":"7c2b5b3a-4c5e-4f53-9f5e-000000000005","name_label":"NFS","type":"nfs","content_type":"user",
+const SR: &str = r#"{"uuid":"7c2b5b3a-4c5e-4f53-9f5e-000000000005","name_label":"NFS","type":"nfs",
+    "content_type":"user",
     "shared":true,"physical_size":"1099511627776","physical_utilisation":-1,"VDIs":["d1"],"PBDs":["p1"]}"#;
-const PBD: &str = r#"{"uuid":"7c2b5b3a-4c5e-4f53-9f5e-000000000006","SR":"s1","host":"h1","currently_attached":true,"device_config":{}}"#;
-const VIF: &str = r#"{"uuid":"7c2b5b3a-4c5e-4f53-9f5e-000000000007","VM":"v1","network":"n1","device":"0","MAC":"aa:bb:cc:dd:ee:ff","MTU":"1500"}"#;
+const PBD: &str = r#"{"uuid":"7c2b5b3a-4c5e-4f53-9f5e-000000000006","SR":"s1","host":"h1","currently_attached":true,
+    "device_config":{}}"#;
+const VIF: &str = r#"{"uuid":"7c2b5b3a-4c5e-4f53-9f5e-000000000007","VM":"v1","network":"n1","device":"0",
+    "MAC":"aa:bb:cc:dd:ee:ff","MTU":"1500"}"#;
 const POOL: &str = r#"{"uuid":"7c2b5b3a-4c5e-4f53-9f5e-000000000008","name_label":"","master":"h1","default_SR":"s1",
     "other_config":{},"restrictions":{"restrict_cbt":"false"}}"#;
-const NETWORK: &str = r#"{"uuid":"7c2b5b3a-4c5e-4f53-9f5e-000000000009","name_label":"eth0","bridge":"xenbr0","purpose":["nbd"],"VIFs":[]}"#;
+const NETWORK: &str = r#"{"uuid":"7c2b5b3a-4c5e-4f53-9f5e-000000000009","name_label":"eth0","bridge":"xenbr0",
+    "purpose":["nbd"],"VIFs":[]}"#;
 const EVENTS: &str = r#"{"events":[{"id":"1","timestamp":"0.0","class":"vm","operation":"mod","ref":"OpaqueRef:1",
-    "snapshot":{"uuid":"0b0c7a2e-92b1-4e2d-8f3f-0d9f5a1c2b3d","VBDs":[]}},{"class":"vdi","operation":"del","ref":"OpaqueRef:2"}],
+    "snapshot":{"uuid":"0b0c7a2e-92b1-4e2d-8f3f-0d9f5a1c2b3d","VBDs":[]}},{"class":"vdi","operation":"del",
+    "ref":"OpaqueRef:2"}],
     "valid_ref_counts":{"vm":1},"token":"00000000000000000001,00000000000000000000"}"#;
 const NBD: &str = r#"[{"exportname":"/x?session_id=OpaqueRef:1","address":"192.0.2.1","port":10809,"subject":"xcp1",
     "cert":"-----BEGIN CERTIFICATE-----\nTm9ib2R5IHBhcnNlcyB3aGF0IGlzIGhlcmUu\n-----END CERTIFICATE-----\n"}]"#;
-const CERTIFICATES: &str = r#"{"c1":{"type":"host","host":"h1","fingerprint_sha256":"AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB"}}"#;
+const CERTIFICATES: &str = r#"{"c1":{"type":"host","host":"h1",
+    "fingerprint_sha256":"abababababababababababababababababababababababababababababababab"}}"#;
 
 pub(super) fn targets(runtime: &Rc<Runtime>) -> Vec<Target> {
     let pool = [

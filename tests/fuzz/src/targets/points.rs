@@ -19,12 +19,14 @@ use super::Target;
 
 const CHUNK: usize = 64 << 10;
 const COMMIT: &str = r#"{"version":1,"verdict":"commit","vm":"0b0c7a2e-92b1-4e2d-8f3f-0d9f5a1c2b3e",
-    "task":"0b0c7a2e-92b1-4e2d-8f3f-0d9f5a1c2b3d","incarnation":1,"epoch":3,"nonce":"0b0c7a2e-92b1-4e2d-8f3f-0d9f5a1c2b3f",
+    "task":"0b0c7a2e-92b1-4e2d-8f3f-0d9f5a1c2b3d","incarnation":1,"epoch":3,
+    "nonce":"0b0c7a2e-92b1-4e2d-8f3f-0d9f5a1c2b3f",
     "snapshot":"3b","digest":"3b","decided_at":"2026-11-23T09:00:00Z"}"#;
 const DOCUMENT: &str = r#"{"format":"coffer-vm","version":1,"site":"s","pool":"pools/lab",
     "pool_uuid":"0b0c7a2e-92b1-4e2d-8f3f-0d9f5a1c2b3d","job":"jobs/nightly","schedule":"","run":"runs/r",
     "task":"0b0c7a2e-92b1-4e2d-8f3f-0d9f5a1c2b3d","vm_uuid":"0b0c7a2e-92b1-4e2d-8f3f-0d9f5a1c2b3d","vm_label":"db",
-    "time":"2026-11-23T09:00:00Z","vm":{"name_label":"db","other_config":{"k":"v"},"generation_id":"1:2","VCPUs_max":"2"},
+    "time":"2026-11-23T09:00:00Z","vm":{"name_label":"db","other_config":{"k":"v"},"generation_id":"1:2",
+    "VCPUs_max":"2"},
     "disks":[{"uuid":"0b0c7a2e-92b1-4e2d-8f3f-0d9f5a1c2b3d","device":"xvda","position":"0","label":"system",
     "size":18446744073709551615,"path":"disks/xvda.raw","vbd":{"bootable":true,"mode":"RW"},"vdi":{"tags":["a"]},
     "reference":{"vdi":"0b0c7a2e-92b1-4e2d-8f3f-0d9f5a1c2b3d","kept":"bitmap"},"source":"nbd","reason":""},

@@ -14,7 +14,8 @@ const BLOB: u32 = 4096;
 pub(super) fn targets() -> Vec<Target> {
     let id = "3b".repeat(32);
     let index = format!(
-        r#"{{"supersedes":["{id}"],"packs":[{{"id":"{id}","blobs":[{{"id":"{id}","type":"data","offset":0,"length":38,"uncompressed_length":4096}}]}}]}}"#
+        r#"{{"supersedes":["{id}"],"packs":[{{"id":"{id}","blobs":[{{"id":"{id}","type":"data","offset":0,
+        "length":38,"uncompressed_length":4096}}]}}]}}"#
     );
     let tree = format!(
         r#"{{"nodes":[{{"name":"disks","type":"dir","mode":2147484141,"subtree":"{id}"}},
