@@ -12,8 +12,6 @@ mod error;
 mod fault;
 #[doc(hidden)]
 pub mod fuzz;
-#[doc(hidden)]
-pub mod fuzz;
 mod heard;
 mod history;
 mod options;
