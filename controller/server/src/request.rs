@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::fault::Fault;
-use crate::plane::Effect;
+use crate::plane::{Effect, Plane};
 
 /// How long a request is remembered.
 const REMEMBERED: SignedDuration = SignedDuration::from_hours(24);
@@ -46,9 +46,10 @@ pub(crate) fn digest(message: &impl Message) -> u64 {
     hash.iter().take(8).fold(0, |sum, byte| sum << 8 | u64::from(*byte))
 }
 
-/// Looks a request up. `request` is what identifies its content; it must not hold the id's own field alone.
+/// Looks a request up. `request` is what identifies its content; it must not hold the id's own field alone. What a known
+/// one made is shown by the mirror when this returns.
 pub(crate) async fn look_up(
-    store: &dyn StateStore,
+    plane: &Plane,
     method: &str,
     id: &str,
     request: &impl Message,
@@ -59,13 +60,17 @@ pub(crate) async fn look_up(
     }
     let uuid = uuid::Uuid::try_parse(id).map_err(|_| Fault::invalid("request_id", "must be a UUID, or empty"))?;
     let key = format!("{}{method}/{uuid}", prefix());
-    let Some(found) = store.get(&key).await.map_err(Fault::Store)? else {
+    let Some(found) = plane.store.get(&key).await.map_err(Fault::Store)? else {
         return Ok(Known::Fresh(Fresh { key: Some(key), digest }));
     };
     let record: RequestRecord =
         decode(&key, &found.value).map_err(|error| Fault::Broken { what: key.clone(), source: error.into() })?;
     if record.digest != digest {
         return Err(Fault::invalid("request_id", "was used for another request; take a new UUID"));
+    }
+    // The store may be ahead of the mirror, in which who asks will look: the first request is perhaps not answered yet.
+    if !plane.catches_up(found.mod_revision.0).await {
+        return Err(Fault::Contended);
     }
     Ok(Known::Done(record.made))
 }

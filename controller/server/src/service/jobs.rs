@@ -142,7 +142,7 @@ pub(super) fn find<'a>(state: &'a State, id: &JobId) -> Result<&'a Versioned<Job
 impl Jobs {
     async fn create(&self, mut request: v1::CreateJobRequest) -> Result<v1::Job, Fault> {
         let id: JobId = id_in("job_id", &request.job_id)?;
-        let fresh = match look_up(&*self.0.store, "CreateJob", &request.request_id, &request).await? {
+        let fresh = match look_up(&self.0, "CreateJob", &request.request_id, &request).await? {
             Known::Done(made) => {
                 let id = name_in("name", &made)?;
                 return self.0.read(|state| find(state, &id).map(job_out));

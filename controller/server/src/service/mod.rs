@@ -60,7 +60,7 @@ pub(crate) async fn start_run<M: Message>(
     request: &M,
     mut prepare: impl FnMut(&State, &RunId) -> Result<(Change, RunRecord), Fault>,
 ) -> Result<RunId, Fault> {
-    let fresh = match look_up(&*plane.store, method, request_id, request).await? {
+    let fresh = match look_up(plane, method, request_id, request).await? {
         Known::Done(made) => return RunId::from_name(&made).map_err(|_| missing(made)),
         Known::Fresh(fresh) => fresh,
     };
@@ -75,7 +75,7 @@ pub(crate) async fn start_run<M: Message>(
     match result {
         Ok(()) => Ok(id),
         // A repetition that ran beside the first one: whose id was remembered, won.
-        Err(Fault::Contended) => match look_up(&*plane.store, method, request_id, request).await? {
+        Err(Fault::Contended) => match look_up(plane, method, request_id, request).await? {
             Known::Done(made) => RunId::from_name(&made).map_err(|_| missing(made)),
             Known::Fresh(_) => Err(Fault::Contended),
         },

@@ -88,7 +88,7 @@ pub(super) fn touch_config(change: Change) -> Change {
 impl Pools {
     async fn create(&self, mut request: v1::CreatePoolRequest) -> Result<v1::Pool, Fault> {
         let id: PoolId = id_in("pool_id", &request.pool_id)?;
-        let fresh = match look_up(&*self.0.store, "CreatePool", &request.request_id, &request).await? {
+        let fresh = match look_up(&self.0, "CreatePool", &request.request_id, &request).await? {
             Known::Done(made) => return self.0.read(|state| look(state, &name_in("name", &made)?)),
             Known::Fresh(fresh) => fresh,
         };

@@ -69,7 +69,7 @@ fn uses(plan: &Plan, id: &RemoteId) -> bool {
 impl Remotes {
     async fn create(&self, mut request: v1::CreateRemoteRequest) -> Result<v1::Remote, Fault> {
         let id: RemoteId = id_in("remote_id", &request.remote_id)?;
-        let fresh = match look_up(&*self.0.store, "CreateRemote", &request.request_id, &request).await? {
+        let fresh = match look_up(&self.0, "CreateRemote", &request.request_id, &request).await? {
             Known::Done(made) => return self.0.read(|state| look(state, &name_in("name", &made)?)),
             Known::Fresh(fresh) => fresh,
         };

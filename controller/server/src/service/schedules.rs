@@ -111,7 +111,7 @@ pub(super) fn list(plane: &Plane, request: v1::ListSchedulesRequest) -> Result<v
 pub(super) async fn create(plane: &Plane, mut request: v1::CreateScheduleRequest) -> Result<v1::Schedule, Fault> {
     let job: JobId = name_in("parent", &request.parent)?;
     let schedule: ScheduleId = id_in("schedule_id", &request.schedule_id)?;
-    let fresh = match look_up(&*plane.store, "CreateSchedule", &request.request_id, &request).await? {
+    let fresh = match look_up(plane, "CreateSchedule", &request.request_id, &request).await? {
         Known::Done(made) => return look(plane, &name_in("name", &made)?),
         Known::Fresh(fresh) => fresh,
     };

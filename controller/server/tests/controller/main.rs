@@ -1,6 +1,10 @@
 //! A controller over a real socket, with agents that do what the tests tell them.
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 
+mod probes;
+mod requests;
+mod runs;
+mod schedules;
 mod support;
 
 use coffer_proto::v1;

@@ -1,11 +1,12 @@
 //! A controller on a store in memory, clients of it, and an agent that does exactly what a test tells it to.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use coffer_controller::{Controller, Handle, ServeOptions, Timings};
+use coffer_controller::{Clock, Controller, Handle, ServeOptions, Timings};
 use coffer_proto::v1;
-use coffer_store::MemoryStore;
+use coffer_store::{MemoryStore, StateStore};
+use jiff::Timestamp;
 use tempfile::TempDir;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::interceptor::InterceptedService;
@@ -33,21 +34,50 @@ impl tonic::service::Interceptor for Bearer {
 pub(crate) struct World {
     pub(crate) controller: Handle,
     pub(crate) folder: TempDir,
+    pub(crate) store: Arc<dyn StateStore>,
+}
+
+/// A clock that stands still until a test sets it.
+#[derive(Clone, Debug)]
+pub(crate) struct SetClock(Arc<Mutex<Timestamp>>);
+
+impl SetClock {
+    pub(crate) fn at(time: &str) -> Self {
+        Self(Arc::new(Mutex::new(time.parse().unwrap())))
+    }
+
+    pub(crate) fn set(&self, time: &str) {
+        *self.0.lock().unwrap() = time.parse().unwrap();
+    }
+}
+
+impl Clock for SetClock {
+    fn now(&self) -> Timestamp {
+        *self.0.lock().unwrap()
+    }
 }
 
 impl World {
     pub(crate) async fn start() -> Self {
+        Self::start_with(|_| ()).await
+    }
+
+    pub(crate) async fn start_with(adjust: impl FnOnce(&mut ServeOptions)) -> Self {
         let folder = TempDir::new().unwrap();
-        let options = ServeOptions {
-            timings: Timings::short(),
-            ..ServeOptions::new(Arc::new(MemoryStore::new()), folder.path())
-        };
-        Self { controller: Controller::serve(options).await.unwrap(), folder }
+        let store: Arc<dyn StateStore> = Arc::new(MemoryStore::new());
+        let mut options =
+            ServeOptions { timings: Timings::short(), ..ServeOptions::new(Arc::clone(&store), folder.path()) };
+        adjust(&mut options);
+        Self { controller: Controller::serve(options).await.unwrap(), folder, store }
     }
 
     /// A pool, a remote, and a job that backs all of the pool up there.
     pub(crate) async fn with_job(concurrency: u32) -> Self {
-        let world = Self::start().await;
+        Self::with_job_and(concurrency, |_| ()).await
+    }
+
+    pub(crate) async fn with_job_and(concurrency: u32, adjust: impl FnOnce(&mut ServeOptions)) -> Self {
+        let world = Self::start_with(adjust).await;
         world.create_pool("lab").await;
         world.create_remote("nas").await;
         let job = v1::Job {
@@ -58,8 +88,26 @@ impl World {
             ..Default::default()
         };
         let job = v1::CreateJobRequest { job_id: "all".to_owned(), job: Some(job), ..Default::default() };
-        v1::job_service_client::JobServiceClient::new(world.service()).create_job(job).await.unwrap();
+        world.jobs().create_job(job).await.unwrap();
         world
+    }
+
+    pub(crate) fn jobs(&self) -> v1::job_service_client::JobServiceClient<Service> {
+        v1::job_service_client::JobServiceClient::new(self.service())
+    }
+
+    pub(crate) async fn points(&self) -> Vec<v1::RestorePoint> {
+        let mut points = v1::restore_point_service_client::RestorePointServiceClient::new(self.service());
+        let request = v1::ListRestorePointsRequest { page_size: 1000, ..Default::default() };
+        points.list_restore_points(request).await.unwrap().into_inner().restore_points
+    }
+
+    /// All runs, by name.
+    pub(crate) async fn list_runs(&self) -> Vec<v1::Run> {
+        let request = v1::ListRunsRequest { page_size: 1000, ..Default::default() };
+        let mut runs = self.runs().list_runs(request).await.unwrap().into_inner().runs;
+        runs.sort_by(|one, other| one.name.cmp(&other.name));
+        runs
     }
 
     pub(crate) async fn create_pool(&self, id: &str) {
@@ -108,8 +156,7 @@ impl World {
 
     pub(crate) async fn run_job(&self) -> String {
         let request = v1::RunJobRequest { name: "jobs/all".to_owned(), ..Default::default() };
-        let mut jobs = v1::job_service_client::JobServiceClient::new(self.service());
-        jobs.run_job(request).await.unwrap().into_inner().name
+        self.jobs().run_job(request).await.unwrap().into_inner().name
     }
 
     /// Follows a run to its end.
@@ -282,24 +329,50 @@ impl Agent {
 
     /// Does a backup from its first step to its restore point.
     pub(crate) async fn back_up(&mut self, task: &v1::Assignment) {
+        let point = self.publish(task, "2023-11-14T22:13:20Z").await;
+        let success = v1::TaskSuccess { restore_points: vec![point], ..Default::default() };
+        assert!(!self.complete(task, 3, v1::complete_request::Outcome::Success(success)).await.unwrap());
+    }
+
+    /// Does a backup at this time, and deletes what it is told to delete; the names of that.
+    pub(crate) async fn back_up_and_tidy(&mut self, task: &v1::Assignment, time: &str) -> Vec<String> {
+        let point = self.publish(task, time).await;
+        let (session, name, epoch) = (self.session.clone(), task.task.clone(), task.epoch);
+        let request = v1::PlanRetentionRequest {
+            session: session.clone(),
+            task: name.clone(),
+            epoch,
+            published: vec![point.clone()],
+        };
+        let delete = self.client.plan_retention(request).await.unwrap().into_inner().delete;
+        let points: Vec<_> = delete.into_iter().map(|doomed| doomed.point).collect();
+        let request = v1::ReportDeletedRequest { session, task: name, epoch, points: points.clone() };
+        self.client.report_deleted(request).await.unwrap();
+        let success = v1::TaskSuccess { restore_points: vec![point], ..Default::default() };
+        assert!(!self.complete(task, 3, v1::complete_request::Outcome::Success(success)).await.unwrap());
+        points
+    }
+
+    /// Does a backup up to its restore point, which nobody knows of yet.
+    async fn publish(&mut self, task: &v1::Assignment, time: &str) -> v1::RestorePoint {
         let Some(v1::task_spec::Kind::Backup(spec)) = task.spec.clone().and_then(|spec| spec.kind) else {
             panic!("not a backup: {task:?}");
         };
         assert!(!self.step(task, 1).await.unwrap());
         assert_eq!(self.commit(task, 2).await.unwrap(), 1);
         let (_, id) = task.task.rsplit_once('/').unwrap();
-        let point = v1::RestorePoint {
+        let time: Timestamp = time.parse().unwrap();
+        v1::RestorePoint {
             name: format!("restorePoints/{id}.nas"),
             remote: "remotes/nas".to_owned(),
             vm_uuid: spec.vm_uuid,
             vm_label: "a machine".to_owned(),
             pool: spec.pool,
-            time: Some(prost_types::Timestamp { seconds: 1_700_000_000, nanos: 0 }),
+            time: Some(prost_types::Timestamp { seconds: time.as_second(), nanos: 0 }),
             job: spec.job,
+            schedule: spec.schedule,
             snapshot_id: "ab".repeat(32),
             ..Default::default()
-        };
-        let success = v1::TaskSuccess { restore_points: vec![point], ..Default::default() };
-        assert!(!self.complete(task, 3, v1::complete_request::Outcome::Success(success)).await.unwrap());
+        }
     }
 }
