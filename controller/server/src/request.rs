@@ -48,12 +48,7 @@ pub(crate) fn digest(message: &impl Message) -> u64 {
 
 /// Looks a request up. `request` is what identifies its content; it must not hold the id's own field alone. What a known
 /// one made is shown by the mirror when this returns.
-pub(crate) async fn look_up(
-    plane: &Plane,
-    method: &str,
-    id: &str,
-    request: &impl Message,
-) -> Result<Known, Fault> {
+pub(crate) async fn look_up(plane: &Plane, method: &str, id: &str, request: &impl Message) -> Result<Known, Fault> {
     let digest = digest(request);
     if id.is_empty() {
         return Ok(Known::Fresh(Fresh { key: None, digest }));
