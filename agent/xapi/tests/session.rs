@@ -58,11 +58,11 @@ async fn a_lost_session_is_renewed_where_the_call_is_safe_to_repeat() {
     assert_eq!(host.lock().logins, 2);
 
     host.restart();
-    let error = client.vm_create(&serde_json::Map::new()).await.unwrap_err();
+    let error = client.vtpm_create(&vm("OpaqueRef:vm"), false).await.unwrap_err();
     assert_eq!(error.class(), Some(FailureClass::Session));
     assert!(error.is_retryable() && !error.to_string().contains("session-"), "{error}");
-    assert_eq!(host.called("VM.create"), 1, "a call that makes something was repeated");
-    client.vm_create(&serde_json::Map::new()).await.unwrap();
+    assert_eq!(host.called("VTPM.create"), 1, "a call that makes something was repeated");
+    client.vtpm_create(&vm("OpaqueRef:vm"), false).await.unwrap();
     assert_eq!(host.lock().logins, 3);
 }
 
@@ -75,10 +75,10 @@ async fn an_answer_lost_with_its_connection_is_asked_for_again_only_where_that_i
     client.record(&vm("OpaqueRef:vm")).await.unwrap();
     assert_eq!(host.called("VM.get_record"), 2);
 
-    host.lie("VM.create", Lie::Cut);
-    let error = client.vm_create(&serde_json::Map::new()).await.unwrap_err();
+    host.lie("VTPM.create", Lie::Cut);
+    let error = client.vtpm_create(&vm("OpaqueRef:vm"), false).await.unwrap_err();
     assert!(error.maybe_done() && error.is_retryable(), "{error}");
-    assert_eq!(host.called("VM.create"), 1);
+    assert_eq!(host.called("VTPM.create"), 1);
 }
 
 #[tokio::test]
@@ -178,8 +178,8 @@ async fn a_silent_host_is_given_up() {
     let mut options = host.options();
     options.timeouts.call = std::time::Duration::from_millis(300);
     let client = Client::connect(options).await.unwrap();
-    host.lie("VM.create", Lie::Silence);
-    let error = client.vm_create(&serde_json::Map::new()).await.unwrap_err();
+    host.lie("VTPM.create", Lie::Silence);
+    let error = client.vtpm_create(&vm("OpaqueRef:vm"), false).await.unwrap_err();
     assert!(matches!(error, Error::Timeout { .. }) && error.maybe_done() && error.is_retryable(), "{error}");
 }
 

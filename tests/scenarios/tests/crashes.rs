@@ -10,7 +10,7 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use coffer_proto::v1::run;
+use coffer_proto::v1::{CreateRestoreRequest, Restore, run};
 use coffer_scenarios::{Held, Moment, Site, SiteOptions, Vm, eventually, until};
 use futures::future::try_join_all;
 use simpool::control::{Digest, Fault, FaultId};
@@ -66,10 +66,12 @@ const OF_A_BACKUP: [When; 20] = [
     At(Completed),
 ];
 
-const OF_A_RESTORE: [When; 12] = [
+/// Each also starts what it restored: so that this can be interrupted, too.
+const OF_A_RESTORE: [When; 17] = [
     At(Begun("preflight")),
     At(Done("preflight")),
     At(Begun("create-vm")),
+    During("VM.create", 1),
     During("VDI.create", 1),
     During("VDI.create", 2),
     At(Done("create-vm")),
@@ -78,7 +80,11 @@ const OF_A_RESTORE: [When; 12] = [
     At(Done("transfer")),
     At(Begun("finish")),
     At(Done("finish")),
+    At(Begun("start")),
+    During("VM.start", 1),
+    At(Done("start")),
     At(Completing),
+    At(Completed),
 ];
 
 #[tokio::test]
@@ -350,7 +356,16 @@ async fn crashed_restore(
 ) -> Result<()> {
     let sr = stage.site.sr("Shared NFS").await?;
     let trap = Trap::set(&stage.site, when).await?;
-    let restore = stage.site.api.start_restore(point, &sr).await?;
+    let request = CreateRestoreRequest {
+        restore: Some(Restore {
+            restore_point: point.to_owned(),
+            storage_repository: sr.clone(),
+            start: true,
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let restore = stage.site.api.restores.clone().create_restore(request).await?.into_inner();
     crash_and_await(stage, victim, trap, &restore.run).await?;
     let ended = stage.site.api.run(&restore.run).await?;
     let task = stage.site.api.tasks(&restore.run).await?.pop().context("one task")?;
@@ -358,6 +373,10 @@ async fn crashed_restore(
     if ended.state() == run::State::Succeeded {
         let whole = stage.site.digests(&task.created_vm_uuid).await?;
         ensure!(whole == expected, "the restored disks differ");
+        let vms = stage.site.hosts.records("VM").await?;
+        let vm = vms.values().find(|vm| vm["uuid"] == *task.created_vm_uuid).context("the restored VM")?;
+        let told = task.log.iter().any(|entry| entry.message.contains("did not start"));
+        ensure!(vm["power_state"] == "Running" || told, "it was not started, and nobody says so: {:?}", task.log);
         stage.site.hosts.delete_vm(&task.created_vm_uuid).await?;
     }
     stage.nothing_is_left().await.with_context(|| format!("the run ended {:?}: {}", ended.state(), ended.message))?;

@@ -190,6 +190,8 @@ async fn undo(task: &Task, intent: &Intent) -> Outcome<()> {
     let is_ours = |stamp: Option<Stamp>| {
         stamp.is_some_and(|stamp| stamp.site == task.site && stamp.intent == intent.id && !stamp.complete)
     };
+    // In the order in which they are made: whoever made the VM makes no disk for it any more.
+    nothing_pending(&*pool, "VM.create").await?;
     nothing_pending(&*pool, "VDI.create").await?;
     let Creations { vms, vdis } = pool.creations(None).await?;
     let (mut machines, mut disks) = (0, 0);

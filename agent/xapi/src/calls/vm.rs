@@ -68,12 +68,13 @@ impl Client {
         self.operation_ref("VM.clone", vec![json!(vm), json!(name)]).await
     }
 
-    /// Makes a VM from a record, without disks and networks. `blocked_operations` of it are ignored by XAPI.
+    /// Makes a VM from a record, without disks and networks. `blocked_operations` of it are ignored by XAPI. As a task it is
+    /// seen by whoever has to wait for it after a crash.
     ///
     /// # Errors
-    /// As any call.
+    /// As any operation.
     pub async fn vm_create(&self, record: &Map<String, Value>) -> Result<Ref<Vm>, Error> {
-        self.make("VM.create", vec![json!(record)]).await
+        self.operation_ref("VM.create", vec![json!(record)]).await
     }
 
     /// Destroys a VM or a snapshot; its disks stay. That it is gone already is no error.
