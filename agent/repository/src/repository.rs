@@ -166,7 +166,7 @@ impl Repository {
         }
         let Some(config) = read_if_present(remote, &name("config")).await? else { return Ok(()) };
         for (id, info) in ids::<KeyId>(&listed).take(MAX_KEYS) {
-            if let Some(Ok(file)) = read_key(remote, id, &info).await?
+            if let Some(Ok(file)) = read_key(remote, id, info).await?
                 && matches!(try_key(file, password, &config).await, Err(Mismatch::Config))
             {
                 tracing::info!(key = %id, "a key that fits nothing is removed");
@@ -379,7 +379,7 @@ async fn unlock(remote: &dyn Remote, password: &SecretString, config: Bytes) -> 
     let mut damaged = None;
     let mut tried = 0;
     for (id, info) in ids::<KeyId>(&listed).take(MAX_KEYS) {
-        let file = match read_key(remote, id, &info).await? {
+        let file = match read_key(remote, id, info).await? {
             Some(Ok(file)) => file,
             Some(Err(fault)) => {
                 damaged = Some(Error::damaged(&info.name, fault));

@@ -47,6 +47,9 @@ pub(crate) struct Args {
     /// Disk content that the agent holds in memory at once, over all tasks [default: 64 MiB]
     #[arg(long, value_name = "SIZE")]
     memory: Option<ByteSize>,
+    /// The file sealing-key is lost: forget all passwords of pools and remotes, to be set anew
+    #[arg(long)]
+    forget_passwords: bool,
     /// Write logs as JSON
     #[arg(long)]
     log_json: bool,
@@ -77,7 +80,11 @@ async fn serve(
     stop: &CancellationToken,
     terminal: &mut Terminal,
 ) -> Result<(), Error> {
-    let options = ServeOptions { listen: args.listen, ..ServeOptions::new(Arc::new(store.clone()), state) };
+    let options = ServeOptions {
+        listen: args.listen,
+        forget_passwords: args.forget_passwords,
+        ..ServeOptions::new(Arc::new(store.clone()), state)
+    };
     let mut controller = Controller::serve(options).await.map_err(|error| start("the controller", error))?;
     let address = controller.local_addr();
     let agent = AgentOptions {

@@ -39,6 +39,42 @@ pub enum Error {
         /// Where.
         path: PathBuf,
     },
+    /// The key that seals passwords cannot be read or made.
+    #[error("cannot read or create the sealing key {}", path.display())]
+    SealingKey {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The key file has a content that cannot be keys.
+    #[error(
+        "the sealing key file {} does not hold keys of 64 hexadecimal digits, one a line; put a copy of it back",
+        path.display()
+    )]
+    BadSealingKey {
+        /// Where.
+        path: PathBuf,
+    },
+    /// Passwords are sealed with a key that is not there.
+    #[error(
+        "the passwords in the store are sealed with key {key}, which is not in {}; copy that file from another controller or \
+         a backup. If the key is lost for good, start once with --forget-passwords and set all passwords anew",
+        path.display()
+    )]
+    SealingKeyMissing {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// Name of the key.
+        key: String,
+    },
+    /// A password does not open.
+    #[error("the password in {key} is damaged; start once with --forget-passwords and set all passwords anew")]
+    Unsealed {
+        /// Key of the store.
+        key: String,
+    },
     /// The timings contradict each other.
     #[error("the timings are not usable: {0}")]
     Timings(&'static str),

@@ -37,7 +37,13 @@ fn exit_of(error: &anyhow::Error) -> Exit {
         _ => {}
     }
     match error.downcast_ref::<Error>() {
-        Some(Error::NotLoopback { .. } | Error::Timings(_) | Error::BadToken { .. }) => Exit::Usage,
+        Some(
+            Error::NotLoopback { .. }
+            | Error::Timings(_)
+            | Error::BadToken { .. }
+            | Error::BadSealingKey { .. }
+            | Error::SealingKeyMissing { .. },
+        ) => Exit::Usage,
         Some(Error::Store { .. }) => Exit::Unavailable,
         Some(Error::Part(_)) => Exit::Internal,
         _ if error.is::<telemetry::Error>() => Exit::Usage,
@@ -51,8 +57,14 @@ async fn run(args: &Args) -> anyhow::Result<()> {
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&args.state);
     made.with_context(|| format!("cannot make the state folder {}", args.state.display()))?;
     let opened = Opened::open(&args.state, &args.etcd).await?;
-    let options =
-        ServeOptions { listen: args.listen, timings: args.timings(), ..ServeOptions::new(opened.store(), &args.state) };
+    let usual = ServeOptions::new(opened.store(), &args.state);
+    let options = ServeOptions {
+        listen: args.listen,
+        timings: args.timings(),
+        sealing_key: args.sealing_key.clone().unwrap_or_else(|| usual.sealing_key.clone()),
+        forget_passwords: args.forget_passwords,
+        ..usual
+    };
     let result = serve(options, stop).await;
     opened.close().await;
     Ok(result?)

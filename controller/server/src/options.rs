@@ -17,6 +17,10 @@ pub struct ServeOptions {
     pub listen: SocketAddr,
     /// Folder of this controller: holds `api-token`. It is created when absent.
     pub state_dir: PathBuf,
+    /// The file with the keys that seal passwords; made when there is none and no password either.
+    pub sealing_key: PathBuf,
+    /// The sealing key is lost: all passwords are forgotten.
+    pub forget_passwords: bool,
     /// How long things last.
     pub timings: Timings,
     /// What is kept, and how much.
@@ -28,10 +32,13 @@ pub struct ServeOptions {
 impl ServeOptions {
     /// The defaults for a store and a folder: loopback, a free port, the system's clock.
     pub fn new(store: Arc<dyn StateStore>, state_dir: impl Into<PathBuf>) -> Self {
+        let state_dir = state_dir.into();
         Self {
             store,
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            state_dir: state_dir.into(),
+            sealing_key: state_dir.join(crate::SEALING_KEY_FILE),
+            forget_passwords: false,
+            state_dir,
             timings: Timings::default(),
             limits: Limits::default(),
             clock: Arc::new(SystemClock),

@@ -18,6 +18,7 @@ use crate::board::Board;
 use crate::fault::Fault;
 use crate::heard::Heard;
 use crate::options::{Clock, Limits, Timings};
+use crate::sealing::Sealer;
 
 /// How often a decision is made anew when what it was based on changed under it.
 const ATTEMPTS: u32 = 30;
@@ -34,6 +35,7 @@ const CATCH_UP: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Plane {
     pub(crate) store: Arc<dyn StateStore>,
+    pub(crate) sealer: Sealer,
     state: RwLock<State>,
     seen: watch::Sender<u64>,
     /// The revision of the newest change that the mirror shows. Unlike the state's own it is of a change of ours, so that every other
@@ -72,6 +74,7 @@ impl Plane {
     /// Reads everything once.
     pub(crate) async fn load(
         store: Arc<dyn StateStore>,
+        sealer: Sealer,
         clock: Arc<dyn Clock>,
         timings: Timings,
         limits: Limits,
@@ -80,6 +83,7 @@ impl Plane {
         let seen = watch::Sender::new(state.revision);
         Ok(Self {
             store,
+            sealer,
             state: RwLock::new(state),
             seen,
             shown: AtomicU64::new(shown),

@@ -32,12 +32,15 @@ use crate::service::{
     agents::Agents, jobs::Jobs, points::Points, pools::Pools, remotes::Remotes, restores::Restores, runs::Runs,
     work::Work,
 };
-use crate::{Error, ServeOptions, Timings, duty, ready};
+use crate::{Error, ServeOptions, Timings, duty, ready, secret};
 
 /// Name of the file in the state folder with the token that clients show as `authorization: Bearer …`; mode 0600.
 pub const API_TOKEN_FILE: &str = "api-token";
 /// Name of the file in the state folder with the address that is listened on; only there while it is.
 pub const ADDRESS_FILE: &str = "address";
+
+/// Name of the file in the state folder with the keys that seal passwords; mode 0600.
+pub const SEALING_KEY_FILE: &str = "sealing-key";
 
 /// How long calls may take to end when the controller stops.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -56,7 +59,7 @@ impl Controller {
     /// # Errors
     /// When the address is not loopback or taken, the store does not answer, or the token cannot be made.
     pub async fn serve(options: ServeOptions) -> Result<Handle, Error> {
-        let ServeOptions { store, listen, state_dir, timings, limits, clock } = options;
+        let ServeOptions { store, listen, state_dir, sealing_key, forget_passwords, timings, limits, clock } = options;
         check(&timings)?;
         if !listen.ip().is_loopback() {
             return Err(Error::NotLoopback { address: listen });
@@ -64,10 +67,11 @@ impl Controller {
         let in_folder = |source| Error::StateFolder { path: state_dir.clone(), source };
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&state_dir).map_err(in_folder)?;
         let token = Token::load_or_create(&state_dir.join(API_TOKEN_FILE))?;
+        let sealer = secret::sealer(&*store, &sealing_key, forget_passwords).await?;
         let not_listening = |source| Error::Listen { address: listen, source };
         let listener = TcpListener::bind(listen).await.map_err(not_listening)?;
         let local_addr = listener.local_addr().map_err(not_listening)?;
-        let plane = Arc::new(Plane::load(store, clock, timings, limits).await?);
+        let plane = Arc::new(Plane::load(store, sealer, clock, timings, limits).await?);
 
         let mut parts = JoinSet::new();
         let following = Arc::clone(&plane);

@@ -526,13 +526,14 @@ const FAST: [(&str, Duration); 4] = [
     ("--hard-stop", Duration::from_secs(5)),
 ];
 
-/// One of several controllers shows the token that the first one made.
+/// All of several controllers have the token and the sealing key that the first one made.
 async fn start_controller(folder: &Path, number: usize, listen: &str, etcd: Option<&str>) -> Result<(Process, String)> {
     let state = folder.join(format!("controller-{number}"));
-    let token = state.join("api-token");
-    if number > 0 && !token.exists() {
+    if number > 0 && !state.exists() {
         std::fs::create_dir(&state)?;
-        std::fs::copy(folder.join("controller-0/api-token"), token)?;
+        for name in ["api-token", "sealing-key"] {
+            std::fs::copy(folder.join("controller-0").join(name), state.join(name))?;
+        }
     }
     let state = state.display().to_string();
     let mut arguments = vec!["--state", &state, "--listen", listen];

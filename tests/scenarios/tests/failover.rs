@@ -34,7 +34,7 @@ async fn machines(site: &Site, count: usize) -> Result<(Vec<Vm>, String)> {
     let job = site.create_job("nightly", &vms.iter().collect::<Vec<_>>()).await?;
     let job = Job { name: job.clone(), concurrency: u32::try_from(count)?, ..Default::default() };
     let mask = prost_types::FieldMask { paths: vec!["concurrency".to_owned()] };
-    let request = UpdateJobRequest { job: Some(job.clone()), update_mask: Some(mask), ..Default::default() };
+    let request = UpdateJobRequest { job: Some(job.clone()), update_mask: Some(mask) };
     site.api.jobs.clone().update_job(request).await?;
     Ok((vms, job.name))
 }
@@ -244,7 +244,7 @@ async fn no_more_tasks_run_than_the_job_allows_whoever_gives_them_out() -> Resul
     let (_, job) = machines(&site, 6).await?;
     let limit = Job { name: job.clone(), concurrency: 2, ..Default::default() };
     let mask = prost_types::FieldMask { paths: vec!["concurrency".to_owned()] };
-    let request = UpdateJobRequest { job: Some(limit), update_mask: Some(mask), ..Default::default() };
+    let request = UpdateJobRequest { job: Some(limit), update_mask: Some(mask) };
     site.api.jobs.clone().update_job(request).await?;
     let run = site.api.start_job(&job).await?;
     let (mut most, ended) = (0, site.api_of(1)?);

@@ -109,7 +109,7 @@ impl Pools {
                 let change =
                     Change::new().absent(Key::Pool(id.clone())).put(Entry::Pool((id.clone(),), record.clone()));
                 let mut effect = Effect::from(touch_config(change));
-                effect.ops.push(secret::put(&Owner::Pool(&id), &password));
+                effect.ops.push(secret::put(&self.0.sealer, &Owner::Pool(&id), &password));
                 Ok((fresh.remember(effect, &id.name(), now), ()))
             })
             .await?;
@@ -159,7 +159,9 @@ impl Pools {
                     change = unknown_again(state, &id, change);
                 }
                 let mut effect = Effect::from(touch_config(change));
-                effect.ops.extend(password.as_ref().map(|password| secret::put(&Owner::Pool(&id), password)));
+                effect
+                    .ops
+                    .extend(password.as_ref().map(|password| secret::put(&self.0.sealer, &Owner::Pool(&id), password)));
                 Ok((effect, ()))
             })
             .await?;

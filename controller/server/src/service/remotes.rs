@@ -89,7 +89,7 @@ impl Remotes {
                 let change =
                     Change::new().absent(Key::Remote(id.clone())).put(Entry::Remote((id.clone(),), record.clone()));
                 let mut effect = Effect::from(touch_config(change));
-                effect.ops.push(secret::put(&Owner::Remote(&id), &password));
+                effect.ops.push(secret::put(&self.0.sealer, &Owner::Remote(&id), &password));
                 Ok((fresh.remember(effect, &id.name(), now), ()))
             })
             .await?;
@@ -124,7 +124,9 @@ impl Remotes {
                         .put(Entry::RemoteState((id.clone(),), record));
                 }
                 let mut effect = Effect::from(touch_config(change));
-                effect.ops.extend(password.as_ref().map(|password| secret::put(&Owner::Remote(&id), password)));
+                effect.ops.extend(
+                    password.as_ref().map(|password| secret::put(&self.0.sealer, &Owner::Remote(&id), password)),
+                );
                 Ok((effect, ()))
             })
             .await?;

@@ -5,6 +5,7 @@ mod probes;
 mod requests;
 mod runs;
 mod schedules;
+mod sealing;
 mod support;
 
 use coffer_proto::v1;

@@ -269,7 +269,7 @@ async fn config(plane: &Plane, mut answer: v1::SyncResponse, known: u64) -> Resu
     });
     let mut config = v1::AgentConfig::default();
     for (id, pool, members) in pools {
-        let password = secret::get(&*plane.store, &Owner::Pool(&id)).await?;
+        let password = secret::get(&*plane.store, &plane.sealer, &Owner::Pool(&id)).await?;
         config.pools.push(v1::PoolAccess {
             pool: id.name(),
             hosts: pool.hosts,
@@ -280,7 +280,7 @@ async fn config(plane: &Plane, mut answer: v1::SyncResponse, known: u64) -> Resu
         });
     }
     for (id, remote, repository_id) in remotes {
-        let password = secret::get(&*plane.store, &Owner::Remote(&id)).await?;
+        let password = secret::get(&*plane.store, &plane.sealer, &Owner::Remote(&id)).await?;
         config.remotes.push(v1::RemoteAccess {
             remote: id.name(),
             local_path: remote.local_path,
