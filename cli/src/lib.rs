@@ -1,8 +1,8 @@
 //! The command line as a library, so that tests can run it against a controller in the same process.
 //!
-//! A client of the API and nothing more: it can do nothing that the API cannot, and holds no state. [`commands`] say what
-//! is asked for, [`resolve`] turns what people type into resource names, [`show`] turns answers into tables, trees and
-//! JSON, [`follow`] shows a run while it works.
+//! A client of the API and nothing more: it can do nothing that the API cannot, and holds no state. [`commands`] say
+//! what is asked for, [`resolve`] turns what people type into resource names, [`show`] turns answers into tables, trees
+//! and JSON, [`follow`] shows a run while it works.
 
 mod args;
 mod client;

@@ -1,5 +1,5 @@
-//! From what people type to resource names. Short forms are taken when they can mean one thing only; otherwise the error
-//! lists what they can mean. Choosing is pure; fetching what there is to choose from is done around it.
+//! From what people type to resource names. Short forms are taken when they can mean one thing only; otherwise the
+//! error lists what they can mean. Choosing is pure; fetching what there is to choose from is done around it.
 
 mod near;
 mod points;

@@ -49,8 +49,8 @@ mod tests {
         set.file.into_iter().filter(|file| file.package() == "coffer.v1").collect()
     }
 
-    /// Field numbers on the way from a file's descriptor to a message, enum, service, field, oneof, nested enum, method,
-    /// value, nested value; in a location's path each is followed by an index.
+    /// Field numbers on the way from a file's descriptor to a message, enum, service, field, oneof, nested enum,
+    /// method, value, nested value; in a location's path each is followed by an index.
     const DECLARATIONS: [&[i32]; 9] = [&[4], &[5], &[6], &[4, 2], &[4, 8], &[4, 4], &[6, 2], &[5, 2], &[4, 4, 2]];
 
     fn is_declaration(path: &[i32]) -> bool {

@@ -1,8 +1,9 @@
-//! Several controllers serve one state, each as it has seen it last. Whoever goes from one to another must not go back in time:
-//! not miss what was just made, and above all not take an agent for unknown, or a task for lost, because of an older picture.
+//! Several controllers serve one state, each as it has seen it last. Whoever goes from one to another must not go back
+//! in time: not miss what was just made, and above all not take an agent for unknown, or a task for lost, because of an
+//! older picture.
 //!
-//! So each answer says in a header which revision of the state it knows, and each request which is the newest that its caller
-//! has been told of. A controller that has not come so far waits, or refuses with `UNAVAILABLE`.
+//! So each answer says in a header which revision of the state it knows, and each request which is the newest that its
+//! caller has been told of. A controller that has not come so far waits, or refuses with `UNAVAILABLE`.
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! A disk as a stream of extents: the types and traits that every source and sink of the data plane shares.
 //!
 //! This crate owns the words (`Extent`, `ExtentSource`, `ExtentSink`, `BlockReader`), the agent's byte budget
-//! ([`BufferPool`]), sets of ranges ([`RangeSet`]) and the pump between a source and a sink ([`copy()`]). It never opens a
-//! file or a connection and knows no format: crates that do depend on it, not the other way round.
+//! ([`BufferPool`]), sets of ranges ([`RangeSet`]) and the pump between a source and a sink ([`copy()`]). It never
+//! opens a file or a connection and knows no format: crates that do depend on it, not the other way round.
 
 mod copy;
 mod error;

@@ -25,10 +25,10 @@ impl RangeSet {
 
     /// The ranges that a changed-block bitmap marks, for a disk of `size` bytes.
     ///
-    /// Bit `i` is `0x80 >> (i % 8)` of byte `i / 8` and stands for [`CBT_BLOCK`] bytes; the bitmap must have exactly the
-    /// bytes that the disk needs, set bits beyond its end are ignored. Ranges are widened to multiples of
-    /// `granularity` (0 and 1: not at all): when whole chunks are read anyway, this bounds the size of the set
-    /// whatever the bitmap looks like.
+    /// Bit `i` is `0x80 >> (i % 8)` of byte `i / 8` and stands for [`CBT_BLOCK`] bytes; the bitmap must have exactly
+    /// the bytes that the disk needs, set bits beyond its end are ignored. Ranges are widened to multiples of
+    /// `granularity` (0 and 1: not at all): when whole chunks are read anyway, this bounds the size of the set whatever
+    /// the bitmap looks like.
     pub fn from_cbt_bitmap(bitmap: &[u8], size: u64, granularity: u64) -> Result<RangeSet, StreamError> {
         let expected = size.div_ceil(CBT_BLOCK).div_ceil(8);
         if bitmap.len() as u64 != expected {

@@ -1,10 +1,10 @@
 //! Commit records: whether a task's restore point exists is decided once, by whoever creates this small object first.
 //!
 //! The name does not depend on the epoch, so a paused zombie and its successor race for the same one. A record, once
-//! published, is never changed or removed. One that does not read as a record (torn by a lost disk cache, or empty) leaves the
-//! task *undecided*: ordinary writers then fail, and the recoverer decides under the next name of the same task
-//! (`<task>.1.json`, `<task>.2.json`, ...), which is create-exclusive again, so that even two recoverers have one verdict.
-//! Readers take the first record of the sequence that reads as one.
+//! published, is never changed or removed. One that does not read as a record (torn by a lost disk cache, or empty)
+//! leaves the task *undecided*: ordinary writers then fail, and the recoverer decides under the next name of the same
+//! task (`<task>.1.json`, `<task>.2.json`, ...), which is create-exclusive again, so that even two recoverers have one
+//! verdict. Readers take the first record of the sequence that reads as one.
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -127,8 +127,8 @@ pub enum State {
 /// After an error the outcome may be open: deciding again with the same record (the same nonce) is safe and tells.
 ///
 /// # Errors
-/// [`Error::Undecided`] when the remote fails and cannot be read back; [`Error::Damaged`] when a torn record stands in the
-/// way of a [`Decider::Writer`]; [`Error::UnknownVersion`].
+/// [`Error::Undecided`] when the remote fails and cannot be read back; [`Error::Damaged`] when a torn record stands in
+/// the way of a [`Decider::Writer`]; [`Error::UnknownVersion`].
 pub async fn decide(remote: &dyn Remote, record: &CommitRecord, decider: Decider) -> Result<Decision, Error> {
     let mut body = serde_json::to_vec(record).expect("a record has only plain fields");
     body.push(b'\n');

@@ -39,7 +39,8 @@ impl fmt::Display for Operation {
     }
 }
 
-/// A failed operation on a remote. `remote` is [`Remote::describe`](crate::Remote::describe), `subject` an object or folder.
+/// A failed operation on a remote. `remote` is [`Remote::describe`](crate::Remote::describe), `subject` an object or
+/// folder.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

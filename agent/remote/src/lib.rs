@@ -1,8 +1,8 @@
 //! Remotes: where backups live, and how something is published there exactly once.
 //!
 //! This crate owns the trait [`Remote`], its kinds ([`LocalRemote`], [`MemoryRemote`]), the failure-injecting wrapper
-//! ([`FailingRemote`]) and the commit record of a restore point ([`commit`]). It never looks into what is stored: packs,
-//! indexes and snapshots are bytes under a name. Which remote it is, is said by the repository on it.
+//! ([`FailingRemote`]) and the commit record of a restore point ([`commit`]). It never looks into what is stored:
+//! packs, indexes and snapshots are bytes under a name. Which remote it is, is said by the repository on it.
 //!
 //! # Layout of a remote
 //!
@@ -14,9 +14,10 @@
 //!
 //! # Invariants
 //!
-//! - An object *must* be complete and durable before its name exists; a name, once published, *must* never get other bytes.
-//! - An error of [`Remote::create`] other than [`Error::AlreadyExists`] leaves it open whether the object exists: the caller
-//!   *must* read back (as [`commit::decide`] does) or use a name that it will not use again.
+//! - An object *must* be complete and durable before its name exists; a name, once published, *must* never get other
+//!   bytes.
+//! - An error of [`Remote::create`] other than [`Error::AlreadyExists`] leaves it open whether the object exists: the
+//!   caller *must* read back (as [`commit::decide`] does) or use a name that it will not use again.
 
 pub mod commit;
 mod error;

@@ -49,8 +49,8 @@ impl CheckReport {
 }
 
 impl Repository {
-    /// Checks the repository. Damage is in the report, and packs that are damaged are noted so that nothing new builds on them;
-    /// interruption is safe.
+    /// Checks the repository. Damage is in the report, and packs that are damaged are noted so that nothing new builds
+    /// on them; interruption is safe.
     ///
     /// # Errors
     /// [`Error::Remote`] when the remote itself fails.
@@ -86,11 +86,12 @@ impl Repository {
         Ok(report)
     }
 
-    /// Reads every pack that a snapshot needs whole, and notes those that are damaged, so that the next backup stores again what
-    /// is lost of them. For when reading the snapshot has shown damage: reading stops at the first.
+    /// Reads every pack that a snapshot needs whole, and notes those that are damaged, so that the next backup stores
+    /// again what is lost of them. For when reading the snapshot has shown damage: reading stops at the first.
     ///
     /// # Errors
-    /// [`Error::Damaged`] when the snapshot's own file is; [`Error::Remote`] when there is no such snapshot, or the remote fails.
+    /// [`Error::Damaged`] when the snapshot's own file is; [`Error::Remote`] when there is no such snapshot, or the
+    /// remote fails.
     pub async fn examine(&self, id: SnapshotId) -> Result<CheckReport, Error> {
         let inner = &self.inner;
         self.confirm().await?;
@@ -113,7 +114,8 @@ impl Repository {
         Ok(report)
     }
 
-    /// Looks at the wanted packs, notes on the remote which are damaged and which are whole again, and says which are lost, by number.
+    /// Looks at the wanted packs, notes on the remote which are damaged and which are whole again, and says which are
+    /// lost, by number.
     async fn inspect(
         &self,
         map: &IndexMap,

@@ -1,8 +1,8 @@
 //! Packs that were found damaged or missing: an empty object for each, so that every agent knows.
 //!
-//! Nothing new builds on such a pack, so the next backup that comes across a chunk of it stores the chunk again, and every
-//! point that needs the chunk is whole again: a copy in a sound pack is preferred to one in a damaged pack. What still can be
-//! read of the pack stays readable until prune finds that nothing needs it.
+//! Nothing new builds on such a pack, so the next backup that comes across a chunk of it stores the chunk again, and
+//! every point that needs the chunk is whole again: a copy in a sound pack is preferred to one in a damaged pack. What
+//! still can be read of the pack stays readable until prune finds that nothing needs it.
 
 use std::collections::HashSet;
 
@@ -29,8 +29,8 @@ pub(crate) async fn load(remote: &dyn Remote) -> Result<HashSet<PackId>, Error> 
 }
 
 impl Inner {
-    /// Notes packs as damaged. The caller has seen the damage; that it is this repository's is looked at here, since what is
-    /// not found in another folder is not lost.
+    /// Notes packs as damaged. The caller has seen the damage; that it is this repository's is looked at here, since
+    /// what is not found in another folder is not lost.
     pub(crate) async fn note_damaged(&self, packs: Vec<PackId>) -> Result<(), Error> {
         if packs.is_empty() {
             return Ok(());

@@ -183,7 +183,9 @@ impl Error {
     /// Whether data that was stored is lost: missing, short, or not what its hash says.
     pub fn is_damage(&self) -> bool {
         match self {
-            Self::Damaged { .. } | Self::PackDamaged { .. } | Self::BlobMissing { .. } | Self::PackMissing { .. } => true,
+            Self::Damaged { .. } | Self::PackDamaged { .. } | Self::BlobMissing { .. } | Self::PackMissing { .. } => {
+                true
+            }
             Self::Unreadable { source, .. } => source.is_damage(),
             _ => false,
         }

@@ -1,8 +1,8 @@
 //! Whether the repository that was opened is still the one on its remote.
 //!
-//! A remote's folder can be unmounted, or another one mounted in its place, at any instant; what is written then would go
-//! into the wrong place under keys that do not fit it, and what is not found would look lost. `config` is sealed with the
-//! repository's own key and holds its id: a few bytes to read, which no other repository can answer for.
+//! A remote's folder can be unmounted, or another one mounted in its place, at any instant; what is written then would
+//! go into the wrong place under keys that do not fit it, and what is not found would look lost. `config` is sealed
+//! with the repository's own key and holds its id: a few bytes to read, which no other repository can answer for.
 
 use coffer_remote::{Remote, read_if_present};
 use secrecy::SecretString;
@@ -32,8 +32,8 @@ impl Repository {
         }
     }
 
-    /// Looks whether this very repository is on its remote now. Cheap; to be called before what cannot be taken back, and
-    /// before anything is concluded from what is not found.
+    /// Looks whether this very repository is on its remote now. Cheap; to be called before what cannot be taken back,
+    /// and before anything is concluded from what is not found.
     ///
     /// # Errors
     /// [`Error::RepositoryGone`]; [`Error::OtherRepository`]; [`Error::Remote`].

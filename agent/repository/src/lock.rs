@@ -1,4 +1,5 @@
-//! The lock of stock programs, as far as we need it: nothing is deleted while one of them works, and none begins while we delete.
+//! The lock of stock programs, as far as we need it: nothing is deleted while one of them works, and none begins while
+//! we delete.
 //!
 //! Our own backups and restores take none: what makes them safe is said in [`crate::prune`].
 
@@ -48,7 +49,8 @@ struct ExclusiveLock {
 /// Works with the lock, which is kept fresh meanwhile; does nothing and returns `None` when somebody else has one.
 ///
 /// # Errors
-/// Those of `work`; [`Error::Remote`] when the lock cannot be taken, kept fresh or given back: then `work` is broken off.
+/// Those of `work`; [`Error::Remote`] when the lock cannot be taken, kept fresh or given back: then `work` is broken
+/// off.
 pub(crate) async fn while_locked<T>(
     objects: &Arc<Objects>,
     work: impl Future<Output = Result<T, Error>>,

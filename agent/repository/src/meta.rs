@@ -19,7 +19,8 @@ pub struct SnapshotMeta {
     pub vm: Uuid,
     /// Its name, shown by stock tools as the host.
     pub vm_name: String,
-    /// More tags, e.g. `job=…`. A tag holds no comma (stock tools separate by it). `coffer` and `vm=<uuid>` come by themselves.
+    /// More tags, e.g. `job=…`. A tag holds no comma (stock tools separate by it). `coffer` and `vm=<uuid>` come by
+    /// themselves.
     pub tags: Vec<String>,
     /// The point that this one was made against.
     pub parent: Option<SnapshotId>,

@@ -76,7 +76,8 @@ impl std::fmt::Debug for Objects {
     }
 }
 
-/// What one thread needs to seal or open blobs; used again, since fresh memory and fresh contexts cost more than the work.
+/// What one thread needs to seal or open blobs; used again, since fresh memory and fresh contexts cost more than the
+/// work.
 struct Tool {
     codec: Codec,
     room: Vec<u8>,
@@ -204,7 +205,8 @@ impl Objects {
         let sealed = self.read_pack(pack, range_of(&blob)).await?;
         let (objects, pack) = (self.clone(), *pack);
         blocking(move || {
-            let opened = objects.open_blob(&blob, &sealed).map_err(|fault| Error::damaged_blob(&pack, &blob.id, fault))?;
+            let opened =
+                objects.open_blob(&blob, &sealed).map_err(|fault| Error::damaged_blob(&pack, &blob.id, fault))?;
             Ok(Bytes::from(opened))
         })
         .await

@@ -9,8 +9,8 @@ use futures::future::BoxFuture;
 /// How a repository is made, and how this process works with it.
 #[derive(Debug, Clone)]
 pub struct RepositoryOptions {
-    /// Bytes of a chunk, a power of two from 64 KiB to 8 MiB. Fixed when the repository is made; ignored by `open` unless
-    /// another program made the repository.
+    /// Bytes of a chunk, a power of two from 64 KiB to 8 MiB. Fixed when the repository is made; ignored by `open`
+    /// unless another program made the repository.
     pub chunk_bytes: usize,
     /// How hard new keys are to guess.
     pub key_cost: KeyCost,
@@ -86,8 +86,8 @@ pub struct BackupOptions {
 /// What prune may do.
 #[derive(Debug, Clone)]
 pub struct PruneOptions {
-    /// Packs that nothing needs are deleted this long after they were found so: longer than any backup that may have known
-    /// them runs.
+    /// Packs that nothing needs are deleted this long after they were found so: longer than any backup that may have
+    /// known them runs.
     pub grace: Duration,
     /// Packs of which at least this share (0 to 1) is garbage are written anew without it.
     pub repack_waste: f64,
@@ -97,8 +97,8 @@ pub struct PruneOptions {
     pub permission: Permission,
 }
 
-/// The right to do what cannot be taken back. It may be lost while a prune runs, so it is waited for before every mark and
-/// every deletion.
+/// The right to do what cannot be taken back. It may be lost while a prune runs, so it is waited for before every mark
+/// and every deletion.
 #[derive(Clone)]
 pub struct Permission(Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>);
 

@@ -1,11 +1,12 @@
 //! The way of a chunk to the remote: hash → known? → compress → encrypt → pack → remote → index.
 //!
-//! One per open repository, shared by all its backups, so that memory is bounded whatever runs: at most `workers` chunks are worked on
-//! (a permit each) and `packs_in_memory` packs exist (a buffer each). Whoever brings a chunk waits for both.
+//! One per open repository, shared by all its backups, so that memory is bounded whatever runs: at most `workers`
+//! chunks are worked on (a permit each) and `packs_in_memory` packs exist (a buffer each). Whoever brings a chunk waits
+//! for both.
 //!
-//! A chunk is *claimed* from the moment it is found to be new until its pack is durable; whoever brings the same chunk meanwhile
-//! counts it as known. If the pack is then not stored, all backups of that time fail: each compares [`Pipeline::failure`] with what it
-//! saw when it began.
+//! A chunk is *claimed* from the moment it is found to be new until its pack is durable; whoever brings the same chunk
+//! meanwhile counts it as known. If the pack is then not stored, all backups of that time fail: each compares
+//! [`Pipeline::failure`] with what it saw when it began.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

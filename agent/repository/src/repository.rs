@@ -156,8 +156,8 @@ impl Repository {
         }
     }
 
-    /// Removes keys that the password opens and that do not fit: left from an attempt to make a repository that was interrupted or came
-    /// second. Stock programs stumble over them.
+    /// Removes keys that the password opens and that do not fit: left from an attempt to make a repository that was
+    /// interrupted or came second. Stock programs stumble over them.
     async fn remove_stray_keys(&self, password: &SecretString) -> Result<(), Error> {
         let remote = &*self.inner.objects.remote;
         let listed = remote.list(&name("keys")).await?;
@@ -223,7 +223,8 @@ impl Repository {
         Ok(BackupSession::new(self.inner.clone(), options))
     }
 
-    /// Snapshots of ours, oldest first. Which of them are restore points is said by their commit records. Damaged ones are logged and left out.
+    /// Snapshots of ours, oldest first. Which of them are restore points is said by their commit records. Damaged ones
+    /// are logged and left out.
     ///
     /// # Errors
     /// [`Error::RepositoryGone`], [`Error::OtherRepository`]; [`Error::Remote`].
@@ -242,7 +243,8 @@ impl Repository {
     /// Opens a snapshot, of ours or foreign.
     ///
     /// # Errors
-    /// [`Error::Remote`] when there is none; [`Error::Damaged`], [`Error::BlobMissing`] or [`Error::PackMissing`] when its folders cannot be read.
+    /// [`Error::Remote`] when there is none; [`Error::Damaged`], [`Error::BlobMissing`] or [`Error::PackMissing`] when
+    /// its folders cannot be read.
     pub async fn point(&self, id: SnapshotId) -> Result<Point, Error> {
         self.confirm().await?;
         let snapshot = self.inner.snapshot(id).await?;

@@ -348,8 +348,7 @@ async fn every_damaged_object_gives_an_error_and_never_wrong_bytes() {
                     Err(error) => Err(error),
                 };
                 let is_snapshot_gone = object.name.as_str().contains("snapshots") && *how == Loss::Absent;
-                let is_data_pack =
-                    *how != Loss::Absent && object.name.as_str().contains("/data/");
+                let is_data_pack = *how != Loss::Absent && object.name.as_str().contains("/data/");
                 assert!(
                     pruned.is_err() || is_snapshot_gone || is_data_pack,
                     "{} {how:?}: pruned all the same",

@@ -1,4 +1,5 @@
-//! The remote (or this process) goes away at every single operation: what was listed stays exact, and the next backup works.
+//! The remote (or this process) goes away at every single operation: what was listed stays exact, and the next backup
+//! works.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops where it is")]
 

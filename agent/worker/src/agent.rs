@@ -19,8 +19,8 @@ use crate::{AgentOptions, Error};
 pub struct Agent;
 
 impl Agent {
-    /// Works until `shutdown` is cancelled: then takes no new tasks, has running ones undone (for 20 seconds at most; what
-    /// is left is undone by the next agent that gets them), and returns.
+    /// Works until `shutdown` is cancelled: then takes no new tasks, has running ones undone (for 20 seconds at most;
+    /// what is left is undone by the next agent that gets them), and returns.
     ///
     /// # Errors
     /// Only what keeps it from starting: a state folder that cannot be used or is used by another process, no usable

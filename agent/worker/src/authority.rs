@@ -1,7 +1,8 @@
 //! What the agent may do at an instant, counted from the last Sync that a controller answered well.
 //!
-//! A controller gives the tasks of a silent agent away only when it is certain that the agent does nothing any more. The
-//! agent's half of that promise: after `authority` nothing irreversible, after `hard_stop` no input or output at all.
+//! A controller gives the tasks of a silent agent away only when it is certain that the agent does nothing any more.
+//! The agent's half of that promise: after `authority` nothing irreversible, after `hard_stop` no input or output at
+//! all.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! What a task asks of the controllers: durable records of what it does, and rights. A trait, so that steps can be tested
-//! against a controller that fails when told to.
+//! What a task asks of the controllers: durable records of what it does, and rights. A trait, so that steps can be
+//! tested against a controller that fails when told to.
 
 use async_trait::async_trait;
 use coffer_proto::v1::{

@@ -25,7 +25,8 @@ struct Args {
     /// Address of a controller, as http://127.0.0.1:7420; may be given several times.
     #[arg(long, env = "COFFER_CONTROLLER", value_name = "URL", required = true, value_delimiter = ',')]
     controller: Vec<String>,
-    /// File with the token that controllers know agents by; waited for half a minute when it is not there yet, read anew when a controller does not know what is in it.
+    /// File with the token that controllers know agents by; waited for half a minute when it is not there yet, read
+    /// anew when a controller does not know what is in it.
     #[arg(long, env = "COFFER_TOKEN_FILE", value_name = "FILE")]
     token_file: PathBuf,
     /// Most tasks worked on at once.

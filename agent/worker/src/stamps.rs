@@ -1,8 +1,8 @@
 //! How objects in a pool are known to be ours.
 //!
 //! A stamp is a few keys of `other_config`. Pools copy `other_config` when somebody clones or snapshots an object, so a
-//! stamp also names the object that it was put on: a copy carries a stamp of something else and is not ours. Between the
-//! creation of a snapshot and its stamp, the snapshot is known by its name.
+//! stamp also names the object that it was put on: a copy carries a stamp of something else and is not ours. Between
+//! the creation of a snapshot and its stamp, the snapshot is known by its name.
 
 use std::collections::BTreeMap;
 
@@ -92,7 +92,8 @@ pub(crate) fn intent_of_name<'a>(site: &str, name: &'a str) -> Option<&'a str> {
     intent.parse::<Uuid>().is_ok().then_some(intent)
 }
 
-/// What is taken off a restored VM when it is complete: from then on it is somebody's, and only says where it came from.
+/// What is taken off a restored VM when it is complete: from then on it is somebody's, and only says where it came
+/// from.
 pub(crate) const OPEN_KEYS: [&str; 1] = [INTENT];
 
 /// Whether an object has a name or a stamp of some site, its own or a copied one.

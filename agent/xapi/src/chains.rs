@@ -1,4 +1,5 @@
-//! The chains of disks on a storage repository, as its records show them: how deep, and what waits to be coalesced. Pure.
+//! The chains of disks on a storage repository, as its records show them: how deep, and what waits to be coalesced.
+//! Pure.
 
 use std::collections::HashMap;
 
@@ -38,7 +39,8 @@ impl<'a> Chains<'a> {
         self.chain(disk).count()
     }
 
-    /// How many nodes of a disk's chain the garbage collector has still to merge: hidden ones whose only child is hidden.
+    /// How many nodes of a disk's chain the garbage collector has still to merge: hidden ones whose only child is
+    /// hidden.
     #[must_use]
     pub fn uncoalesced(&self, disk: Uuid) -> usize {
         self.chain(disk).filter(|node| self.waits_for_merge(node)).count()

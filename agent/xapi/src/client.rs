@@ -229,8 +229,8 @@ impl Client {
     /// nothing. A certificate that was learnt may have been renewed: then the pool is asked.
     ///
     /// # Errors
-    /// [`Error::CertificateChanged`] with the host; an error of [`Client::learn_hosts`]. That a host cannot be reached is
-    /// none.
+    /// [`Error::CertificateChanged`] with the host; an error of [`Client::learn_hosts`]. That a host cannot be reached
+    /// is none.
     pub async fn look_at_certificates(&self) -> Result<(), Error> {
         let coordinator = self.session().await?.coordinator.clone();
         self.look_at_certificate(&coordinator).await?;
@@ -397,7 +397,8 @@ fn next_untried(candidates: &[Endpoint], tried: &[Endpoint]) -> Option<Endpoint>
     candidates.iter().find(|candidate| !tried.contains(candidate)).cloned()
 }
 
-/// Of two reasons for no session, the one that a person should see: a host that answers no rather than one that is away.
+/// Of two reasons for no session, the one that a person should see: a host that answers no rather than one that is
+/// away.
 fn more_telling(first: Option<Error>, second: Error) -> Error {
     match first {
         None | Some(Error::Connect { .. }) => second,

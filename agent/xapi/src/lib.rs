@@ -1,4 +1,5 @@
-//! A client of XAPI, the interface of XCP-ng and XenServer pools: sessions, calls, events, tasks, and the HTTP transfers.
+//! A client of XAPI, the interface of XCP-ng and XenServer pools: sessions, calls, events, tasks, and the HTTP
+//! transfers.
 //!
 //! It owns the wire: TLS with pinned certificates, JSON-RPC, the cache fed by `event.from`, tasks as the only truth of
 //! a transfer. It never knows what the bytes of a transfer mean: extents, disks and repositories are other crates'.

@@ -43,8 +43,8 @@ where
 }
 
 impl Client {
-    /// Destroys a disk of ours as soon as nobody uses it, see [`Client::when_disk_is_free`]. That it is gone already is no
-    /// error.
+    /// Destroys a disk of ours as soon as nobody uses it, see [`Client::when_disk_is_free`]. That it is gone already is
+    /// no error.
     ///
     /// # Errors
     /// As any operation; [`Error::Cancelled`].

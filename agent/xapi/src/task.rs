@@ -90,8 +90,8 @@ impl Client {
         self.call_as("task.create", vec![json!(label), json!(description)], Repeat::IfRefused).await
     }
 
-    /// Waits until a task ends, by events where they are followed, else (and also, more seldom) by asking. A pool that is
-    /// away meanwhile is waited for.
+    /// Waits until a task ends, by events where they are followed, else (and also, more seldom) by asking. A pool that
+    /// is away meanwhile is waited for.
     ///
     /// # Errors
     /// [`Error::TaskTimeout`] after `limit`, and errors of asking that will not go away. How the task ended is no error

@@ -1,6 +1,6 @@
 //! Answers as JSON, for programs: every field of the API's messages under its name in the protos, present even when it
-//! is empty, so that a program never has to ask whether it is there. Times are RFC 3339 in UTC, durations seconds, enums
-//! their names, all numbers numbers. Passwords, which no answer holds, have no field.
+//! is empty, so that a program never has to ask whether it is there. Times are RFC 3339 in UTC, durations seconds,
+//! enums their names, all numbers numbers. Passwords, which no answer holds, have no field.
 
 use std::sync::LazyLock;
 

@@ -12,8 +12,8 @@ pub(crate) struct Rows {
 }
 
 impl Rows {
-    /// A table with these headings. One that begins with `>` makes a column of numbers, one with `=` a column of ids that
-    /// are copied and hence never wrapped.
+    /// A table with these headings. One that begins with `>` makes a column of numbers, one with `=` a column of ids
+    /// that are copied and hence never wrapped.
     pub(crate) fn new(headings: &[&str], width: Option<u16>) -> Self {
         let mut table = Table::new();
         table.load_style(presets::NOTHING);

@@ -1,9 +1,9 @@
 //! Which restore points are kept.
 //!
-//! Each rhythm (a schedule of a job, or a job's runs by hand) keeps its newest points of each machine on each remote, by
-//! count. Whatever the counts say: the last good point of a machine on a remote stays, a pinned point stays, a point of
-//! a rhythm that is not known (a deleted job or schedule, another installation) stays, and a clock that cannot be right
-//! deletes nothing.
+//! Each rhythm (a schedule of a job, or a job's runs by hand) keeps its newest points of each machine on each remote,
+//! by count. Whatever the counts say: the last good point of a machine on a remote stays, a pinned point stays, a point
+//! of a rhythm that is not known (a deleted job or schedule, another installation) stays, and a clock that cannot be
+//! right deletes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -2,8 +2,8 @@
 //! controller computes the same ticks, and a tick that was computed twice is the same tick.
 //!
 //! The rule is read in the wall-clock time of a zone, and that is turned into instants here, so that summer time does
-//! what the API promises: a wall-clock time that is skipped becomes the first instant after the gap, one that comes twice
-//! counts the first time only.
+//! what the API promises: a wall-clock time that is skipped becomes the first instant after the gap, one that comes
+//! twice counts the first time only.
 
 use std::fmt;
 use std::str::FromStr;

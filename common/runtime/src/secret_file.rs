@@ -51,7 +51,8 @@ pub enum Error {
     },
 }
 
-/// Reads the secret in a file: its only line, without the end of the line. Warns when others than the owner may read it.
+/// Reads the secret in a file: its only line, without the end of the line. Warns when others than the owner may read
+/// it.
 ///
 /// # Errors
 /// When the file cannot be read, is empty, has several lines or is longer than 64 KiB.

@@ -112,9 +112,11 @@ impl State {
         })
     }
 
-    /// Does what a store does with a change: all of it when every guard holds, otherwise nothing. True when it was done.
+    /// Does what a store does with a change: all of it when every guard holds, otherwise nothing. True when it was
+    /// done.
     ///
-    /// The values go through their persisted form, so that a simulation built on this sees what a store would give back.
+    /// The values go through their persisted form, so that a simulation built on this sees what a store would give
+    /// back.
     pub fn commit(&mut self, change: &Change, wid: &str) -> bool {
         if change.guards.len() > MOST || change.writes.len() > MOST || !self.allows(change) {
             return false;

@@ -22,7 +22,8 @@ pub(crate) struct Args {
     /// Where the API is served; loopback only in this version
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7420")]
     pub(crate) listen: SocketAddr,
-    /// File with the keys that seal passwords, the same for all controllers of a store [default: sealing-key in the state folder]
+    /// File with the keys that seal passwords, the same for all controllers of a store [default: sealing-key in the
+    /// state folder]
     #[arg(long, value_name = "FILE", env = "COFFER_SEALING_KEY")]
     pub(crate) sealing_key: Option<PathBuf>,
     /// The sealing key is lost: forget all passwords of pools and remotes, to be set anew

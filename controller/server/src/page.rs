@@ -1,4 +1,5 @@
-//! Pages of lists: a token is the place of the last entry, so that changes between pages neither repeat nor lose others.
+//! Pages of lists: a token is the place of the last entry, so that changes between pages neither repeat nor lose
+//! others.
 
 use crate::fault::Fault;
 

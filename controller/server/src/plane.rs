@@ -24,8 +24,8 @@ use crate::sealing::Sealer;
 const ATTEMPTS: u32 = 30;
 /// How long a commit waits for the mirror to show it; after that it is true all the same.
 const MIRROR_PATIENCE: Duration = Duration::from_secs(5);
-/// How long a commit that came too late waits for the mirror to show why. Not longer: where others use the store too, the
-/// revision that it failed at may be of theirs, and never be shown here.
+/// How long a commit that came too late waits for the mirror to show why. Not longer: where others use the store too,
+/// the revision that it failed at may be of theirs, and never be shown here.
 const LATE_PATIENCE: Duration = Duration::from_millis(250);
 
 /// How long a caller waits who has seen more than this controller.
@@ -38,8 +38,8 @@ pub(crate) struct Plane {
     pub(crate) sealer: Sealer,
     state: RwLock<State>,
     seen: watch::Sender<u64>,
-    /// The revision of the newest change that the mirror shows. Unlike the state's own it is of a change of ours, so that every other
-    /// controller comes to it as well.
+    /// The revision of the newest change that the mirror shows. Unlike the state's own it is of a change of ours, so
+    /// that every other controller comes to it as well.
     shown: AtomicU64,
     pub(crate) board: Board,
     pub(crate) heard: Heard,
@@ -186,7 +186,8 @@ impl Plane {
         self.shown.load(Ordering::Relaxed)
     }
 
-    /// Waits a moment until the mirror shows a change that somebody has seen at another controller; false when it does not.
+    /// Waits a moment until the mirror shows a change that somebody has seen at another controller; false when it does
+    /// not.
     pub(crate) async fn catches_up(&self, seen: u64) -> bool {
         let mut changes = self.changes();
         let caught_up = changes.wait_for(|revision| *revision >= seen);

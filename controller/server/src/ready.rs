@@ -1,5 +1,6 @@
-//! Readiness that is true: a controller is ready while its store answers and its picture of it is followed, not merely because
-//! its process lives. Served as health of the service [`READY`]; the health of the process is that of the empty name.
+//! Readiness that is true: a controller is ready while its store answers and its picture of it is followed, not merely
+//! because its process lives. Served as health of the service [`READY`]; the health of the process is that of the empty
+//! name.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -46,8 +46,8 @@ pub(crate) fn digest(message: &impl Message) -> u64 {
     hash.iter().take(8).fold(0, |sum, byte| sum << 8 | u64::from(*byte))
 }
 
-/// Looks a request up. `request` is what identifies its content; it must not hold the id's own field alone. What a known
-/// one made is shown by the mirror when this returns.
+/// Looks a request up. `request` is what identifies its content, without passwords: its digest lies in the store. What a
+/// known one made is shown by the mirror when this returns.
 pub(crate) async fn look_up(plane: &Plane, method: &str, id: &str, request: &impl Message) -> Result<Known, Fault> {
     let digest = digest(request);
     if id.is_empty() {
@@ -55,11 +55,17 @@ pub(crate) async fn look_up(plane: &Plane, method: &str, id: &str, request: &imp
     }
     let uuid = uuid::Uuid::try_parse(id).map_err(|_| Fault::invalid("request_id", "must be a UUID, or empty"))?;
     let key = format!("{}{method}/{uuid}", prefix());
-    let Some(found) = plane.store.get(&key).await.map_err(Fault::Store)? else {
-        return Ok(Known::Fresh(Fresh { key: Some(key), digest }));
-    };
+    Ok(match recall(plane, &key, digest).await? {
+        Some(made) => Known::Done(made),
+        None => Known::Fresh(Fresh { key: Some(key), digest }),
+    })
+}
+
+/// The name of what a request made, if it was done.
+async fn recall(plane: &Plane, key: &str, digest: u64) -> Result<Option<String>, Fault> {
+    let Some(found) = plane.store.get(key).await.map_err(Fault::Store)? else { return Ok(None) };
     let record: RequestRecord =
-        decode(&key, &found.value).map_err(|error| Fault::Broken { what: key.clone(), source: error.into() })?;
+        decode(key, &found.value).map_err(|error| Fault::Broken { what: key.to_owned(), source: error.into() })?;
     if record.digest != digest {
         return Err(Fault::invalid("request_id", "was used for another request; take a new UUID"));
     }
@@ -67,7 +73,7 @@ pub(crate) async fn look_up(plane: &Plane, method: &str, id: &str, request: &imp
     if !plane.catches_up(found.mod_revision.0).await {
         return Err(Fault::Contended);
     }
-    Ok(Known::Done(record.made))
+    Ok(Some(record.made))
 }
 
 impl Fresh {
@@ -79,6 +85,16 @@ impl Fresh {
             effect.ops.push(Op::Put { key: key.clone(), value: encode(&record, "").into(), lease: PutLease::None });
         }
         effect
+    }
+
+    /// What became of the request. `Some`: a repetition that ran beside it was first, and made what is named.
+    pub(crate) async fn settle(&self, plane: &Plane, done: Result<(), Fault>) -> Result<Option<String>, Fault> {
+        match (done, &self.key) {
+            (Err(fault @ (Fault::Contended | Fault::AlreadyExists { .. })), Some(key)) => {
+                recall(plane, key, self.digest).await?.ok_or(fault).map(Some)
+            }
+            (done, _) => done.map(|()| None),
+        }
     }
 }
 

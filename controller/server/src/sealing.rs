@@ -1,7 +1,8 @@
 //! Seals passwords with a key that is not in the store, so that the store, a dump or a copy of it gives none away.
 //!
-//! The key lies in a file: one key a line, 64 hexadecimal digits each. The first seals, all of them open: so a key is changed by
-//! putting a new one in front, on every controller, and starting them again. All controllers of a store need the same file.
+//! The key lies in a file: one key a line, 64 hexadecimal digits each. The first seals, all of them open: so a key is
+//! changed by putting a new one in front, on every controller, and starting them again. All controllers of a store need
+//! the same file.
 
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;

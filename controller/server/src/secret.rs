@@ -1,4 +1,5 @@
-//! Passwords in the store, sealed, under a prefix of their own that nothing mirrors: read only to answer an agent's Sync.
+//! Passwords in the store, sealed, under a prefix of their own that nothing mirrors: read only to answer an agent's
+//! Sync.
 
 use std::path::Path;
 
@@ -72,8 +73,9 @@ pub(crate) async fn get(store: &dyn StateStore, sealer: &Sealer, owner: &Owner<'
     sealer.open(&key, &record.password).map_err(|error| broken(error.into()))
 }
 
-/// The sealer for a store: with the keys in `path`, which are made when neither the file nor a password is there. Passwords that
-/// are sealed with another key than the first are sealed anew. `forget`: the key is lost, and all passwords with it.
+/// The sealer for a store: with the keys in `path`, which are made when neither the file nor a password is there.
+/// Passwords that are sealed with another key than the first are sealed anew. `forget`: the key is lost, and all
+/// passwords with it.
 pub(crate) async fn sealer(store: &dyn StateStore, path: &Path, forget: bool) -> Result<Sealer, Error> {
     let failed = |source| Error::Store { doing: "looking at sealed passwords", source };
     if forget {

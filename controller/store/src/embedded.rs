@@ -4,8 +4,8 @@
 //! visible or acknowledged. One thread writes. The file is locked, so that no second process can use it.
 //!
 //! Layout, format 1: table `meta` (text → number): `format`, `revision`, `last_lease`; table `keys` (key → create
-//! revision, mod revision, version, lease or 0, each as 8 bytes big-endian, then the value); table `leases` (id → time to
-//! live in milliseconds). Leases begin anew with their full time when the file is opened.
+//! revision, mod revision, version, lease or 0, each as 8 bytes big-endian, then the value); table `leases` (id → time
+//! to live in milliseconds). Leases begin anew with their full time when the file is opened.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -37,8 +37,8 @@ const CACHE_BYTES: usize = 8 << 20;
 /// How many commands may wait for the writer.
 const QUEUE: usize = 256;
 
-/// A store in one file. Clones are the same store; the file is let go by [`EmbeddedStore::close`], or some time after the
-/// last clone is dropped.
+/// A store in one file. Clones are the same store; the file is let go by [`EmbeddedStore::close`], or some time after
+/// the last clone is dropped.
 #[derive(Debug, Clone)]
 pub struct EmbeddedStore {
     local: Local,

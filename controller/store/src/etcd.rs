@@ -56,12 +56,13 @@ impl fmt::Debug for EtcdStore {
 }
 
 impl EtcdStore {
-    /// Connects to a cluster, and sees that it serves. Endpoints that do not answer, versions with known bugs and alarms
-    /// are warned of.
+    /// Connects to a cluster, and sees that it serves. Endpoints that do not answer, versions with known bugs and
+    /// alarms are warned of.
     ///
     /// # Errors
-    /// [`Error::Invalid`] and [`Error::Credential`] when the options cannot be used, [`Error::Refused`] when the members
-    /// and we do not accept each other's certificates, [`Error::Unavailable`] when no majority of the members answers.
+    /// [`Error::Invalid`] and [`Error::Credential`] when the options cannot be used, [`Error::Refused`] when the
+    /// members and we do not accept each other's certificates, [`Error::Unavailable`] when no majority of the members
+    /// answers.
     pub async fn connect(options: EtcdOptions) -> Result<Self, Error> {
         options.check()?;
         let cluster = Cluster::new(&options).await?;

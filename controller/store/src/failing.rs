@@ -23,8 +23,8 @@ pub enum Fault {
     LostAfter,
 }
 
-/// A store over another one that fails as it is told. Faults are used up by transactions, one each, in order; reads fail
-/// only while the store is cut off.
+/// A store over another one that fails as it is told. Faults are used up by transactions, one each, in order; reads
+/// fail only while the store is cut off.
 #[derive(Debug)]
 pub struct FailingStore {
     inner: Arc<dyn StateStore>,

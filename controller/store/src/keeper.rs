@@ -1,8 +1,8 @@
 //! A lease that is kept alive until it is given up or cannot be kept.
 //!
-//! Whoever holds something under a lease has to let go of it before the store gives it to somebody else. The time that a
-//! lease lives for certain is counted here from the *sending* of the last keep-alive that was answered; the store counts
-//! from its arrival, which is later. So the holder knows of the end first, also when it cannot reach the store.
+//! Whoever holds something under a lease has to let go of it before the store gives it to somebody else. The time that
+//! a lease lives for certain is counted here from the *sending* of the last keep-alive that was answered; the store
+//! counts from its arrival, which is later. So the holder knows of the end first, also when it cannot reach the store.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,8 +54,8 @@ impl KeptLease {
         self.certain.borrow().is_some_and(|until| Instant::now() < until)
     }
 
-    /// Returns when the lease is lost: when the store says so, or when its time has passed since the last keep-alive that
-    /// is known to have worked.
+    /// Returns when the lease is lost: when the store says so, or when its time has passed since the last keep-alive
+    /// that is known to have worked.
     pub async fn lost(&self) {
         // The sender goes away only after it has said that the lease is lost.
         drop(self.certain.clone().wait_for(Option::is_none).await);

@@ -89,8 +89,8 @@ fn parse<T: Record>(value: &[u8]) -> Result<T, String> {
     serde_json::from_value(data).map_err(|error| error.to_string())
 }
 
-/// A prefix of a store, read as typed records. Writes are plain transactions with keys from [`Keyspace::key`] and values
-/// from [`encode`].
+/// A prefix of a store, read as typed records. Writes are plain transactions with keys from [`Keyspace::key`] and
+/// values from [`encode`].
 #[derive(Debug, Clone)]
 pub struct Keyspace {
     store: Arc<dyn StateStore>,

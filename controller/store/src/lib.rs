@@ -1,9 +1,10 @@
 //! The state store: one trait, its implementations, one conformance suite.
 //!
 //! [`StateStore`] is a small part of what etcd offers, chosen so that etcd is a drop-in: versioned keys, consistent
-//! pages, all-or-nothing transactions with compares, leases, resumable watches. Implementations: [`EtcdStore`], a cluster
-//! for several controllers; [`EmbeddedStore`], one file for one controller; and [`MemoryStore`], for tests and simulation.
-//! The last two run the same pure state machine ([`state::State`]); all pass the same suite (feature `suite`).
+//! pages, all-or-nothing transactions with compares, leases, resumable watches. Implementations: [`EtcdStore`], a
+//! cluster for several controllers; [`EmbeddedStore`], one file for one controller; and [`MemoryStore`], for tests and
+//! simulation. The last two run the same pure state machine ([`state::State`]); all pass the same suite (feature
+//! `suite`).
 //!
 //! The store knows nothing of jobs, runs or tasks.
 

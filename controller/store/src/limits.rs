@@ -1,5 +1,5 @@
-//! Limits of a transaction: etcd's defaults, less what the etcd store adds of its own, enforced by every implementation so
-//! that what works on one works on all.
+//! Limits of a transaction: etcd's defaults, less what the etcd store adds of its own, enforced by every implementation
+//! so that what works on one works on all.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::txn::{Compare, Op, Txn};
 
-/// Most entries of each list of a transaction. etcd takes 128; one is for the mark that tells whether a transaction took
-/// place whose answer was lost.
+/// Most entries of each list of a transaction. etcd takes 128; one is for the mark that tells whether a transaction
+/// took place whose answer was lost.
 pub const MAX_OPERATIONS: usize = 127;
 /// Most bytes of a transaction: keys, values and [`OPERATION_BYTES`] for each entry. etcd takes 1.5 MiB; 64 KiB are for
 /// the prefix that each key has there.

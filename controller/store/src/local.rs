@@ -1,4 +1,5 @@
-//! What the local stores have in common: reads and watches of the shared state, commands to its writer, the end of leases.
+//! What the local stores have in common: reads and watches of the shared state, commands to its writer, the end of
+//! leases.
 
 use std::fmt;
 use std::sync::{Arc, Weak};

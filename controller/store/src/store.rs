@@ -12,7 +12,8 @@ use crate::error::Error;
 use crate::txn::{Txn, TxnOutcome};
 
 /// Number of a state of the store: each transaction that changes something makes the next; where others use the same
-/// cluster, theirs lie in between. 0 is the empty store, and, compared with a key's revision, a key that does not exist.
+/// cluster, theirs lie in between. 0 is the empty store, and, compared with a key's revision, a key that does not
+/// exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Revision(pub u64);

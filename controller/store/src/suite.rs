@@ -13,8 +13,8 @@ use crate::limits;
 use crate::store::{Event, Events, KeyValue, LeaseId, RangeRequest, Revision, StateStore, WatchBatch, list};
 use crate::txn::{PutLease, Txn, TxnOutcome};
 
-/// An empty store to be tested, of one test alone: nobody else makes revisions meanwhile, though some may have been made
-/// before.
+/// An empty store to be tested, of one test alone: nobody else makes revisions meanwhile, though some may have been
+/// made before.
 #[async_trait]
 pub trait Subject: Send + Sync {
     /// The store.

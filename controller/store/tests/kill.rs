@@ -1,7 +1,8 @@
 //! No acknowledged transaction is lost when the process is killed at any moment (invariant I8).
 //!
 //! The program runs itself as a child that writes transactions and says each one that was acknowledged; the child is
-//! killed with SIGKILL at a random moment, the store is opened and compared with what was said. Many rounds on one file.
+//! killed with SIGKILL at a random moment, the store is opened and compared with what was said. Many rounds on one
+//! file.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -57,7 +58,8 @@ async fn acknowledged_transactions_survive_kills() {
     let folder = tempfile::tempdir().expect("a folder should be made");
     let path = folder.path().join("store");
     let mut last = (0_u64, 0_u64);
-    // A cheap generator with a fixed seed: the moments differ from round to round, and from run to run by timing anyway.
+    // A cheap generator with a fixed seed: the moments differ from round to round, and from run to run by timing
+    // anyway.
     let mut random = 0x9E37_79B9_u64;
     for round in 0..ROUNDS {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

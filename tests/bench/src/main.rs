@@ -1,7 +1,8 @@
 //! Backup and restore of one disk, against what others do with the same bytes on the same machine in the same run.
 //!
 //! Prints one table; the figures that count are the ratios. `nbdcopy` only moves bytes: it shows what the transport
-//! allows. `restic` hashes, compresses and encrypts as we do, but reads a plain file, which is easier than reading a host.
+//! allows. `restic` hashes, compresses and encrypts as we do, but reads a plain file, which is easier than reading a
+//! host.
 
 mod measure;
 mod report;

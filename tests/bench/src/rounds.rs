@@ -108,7 +108,8 @@ async fn nbdcopy(site: &Site, vm: &Vm) -> Result<Cost> {
     Ok(cost)
 }
 
-/// Sends a VHD that QEMU made of the same disk. `curl` knows nothing of it: the transport, and what the host does with it.
+/// Sends a VHD that QEMU made of the same disk. `curl` knows nothing of it: the transport, and what the host does with
+/// it.
 async fn upload(site: &Site, size: u64, raw: &Path) -> Result<Cost> {
     let pool = site.hosts.pool().await?;
     let vhd = site.folder().join("disk.vhd");

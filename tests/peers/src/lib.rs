@@ -1,5 +1,5 @@
-//! Starts a simulated pool and runs programs against it that nobody here wrote: they judge whether it speaks as real hosts
-//! do. What they are told to do stands in `scripts/`.
+//! Starts a simulated pool and runs programs against it that nobody here wrote: they judge whether it speaks as real
+//! hosts do. What they are told to do stands in `scripts/`.
 
 use std::path::{Path, PathBuf};
 use std::process::Output;

@@ -1,5 +1,5 @@
-//! A gate between an agent and its controller: it passes every call on, and holds one at a chosen moment of a task, so that
-//! a test can kill a program at exactly that moment.
+//! A gate between an agent and its controller: it passes every call on, and holds one at a chosen moment of a task, so
+//! that a test can kill a program at exactly that moment.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};

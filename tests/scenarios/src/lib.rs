@@ -1,5 +1,5 @@
-//! The stage on which end-to-end scenarios play: the real programs as processes of their own, on loopback, each with its
-//! folder, and the calls that tests make of them. Knows nothing of how the programs work inside.
+//! The stage on which end-to-end scenarios play: the real programs as processes of their own, on loopback, each with
+//! its folder, and the calls that tests make of them. Knows nothing of how the programs work inside.
 
 mod api;
 mod etcd;

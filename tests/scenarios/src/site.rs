@@ -453,9 +453,9 @@ impl Site {
         Ok(logs.collect::<Result<Vec<_>, _>>()?.concat())
     }
 
-    /// What is left in the pool that Coffer made and nothing needs: snapshots, disks, virtual machines, and disks attached
-    /// to a control domain. References for the next delta (changed-block metadata and, without NBD, base snapshots) are
-    /// needed, hence not in it.
+    /// What is left in the pool that Coffer made and nothing needs: snapshots, disks, virtual machines, and disks
+    /// attached to a control domain. References for the next delta (changed-block metadata and, without NBD, base
+    /// snapshots) are needed, hence not in it.
     ///
     /// # Errors
     /// What the pool answers.

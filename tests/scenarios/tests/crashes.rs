@@ -1,5 +1,5 @@
-//! Crash at any step leaves nothing behind: whichever program is killed at whichever moment of a backup or a restore, the run
-//! ends, nothing of ours is left in the pool, nothing half-written is listed, and the next run succeeds.
+//! Crash at any step leaves nothing behind: whichever program is killed at whichever moment of a backup or a restore,
+//! the run ends, nothing of ours is left in the pool, nothing half-written is listed, and the next run succeeds.
 //!
 //! Moments are not left to chance: a gate between agent and controller holds the call that tells of a step, before it
 //! arrives or before its answer does, and the program is killed then.
@@ -195,8 +195,8 @@ impl Stage {
     }
 }
 
-/// Everything in the pool that could be left over, whoever made it: a leak may lack every mark of ours. Left out are what
-/// storage makes by itself, and bitmaps kept for the next delta, of which there is at most one for each disk.
+/// Everything in the pool that could be left over, whoever made it: a leak may lack every mark of ours. Left out are
+/// what storage makes by itself, and bitmaps kept for the next delta, of which there is at most one for each disk.
 async fn census(site: &Site) -> Result<BTreeSet<String>> {
     let mut found = BTreeSet::new();
     for class in ["VM", "VBD", "VIF", "VTPM"] {
@@ -252,8 +252,8 @@ impl Trap {
         match self {
             Self::Call(held) => held.reached().await,
             Self::Snapshot(folder, before) => {
-                // Looked at as often as possible: the other half follows within milliseconds. Names, since retention soon
-                // removes as many as came.
+                // Looked at as often as possible: the other half follows within milliseconds. Names, since retention
+                // soon removes as many as came.
                 let (folder, before) = (folder.clone(), std::mem::take(before));
                 let begin = std::time::Instant::now();
                 tokio::task::spawn_blocking(move || {

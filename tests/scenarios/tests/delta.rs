@@ -1,5 +1,5 @@
-//! A delta is a delta: what is read and written follows what changed; whatever is wrong with the reference, the result is
-//! right and the reason is in the log.
+//! A delta is a delta: what is read and written follows what changed; whatever is wrong with the reference, the result
+//! is right and the reason is in the log.
 
 use anyhow::{Context, Result};
 use coffer_proto::v1::{DeleteRestorePointsRequest, Task};

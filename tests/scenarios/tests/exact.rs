@@ -1,9 +1,10 @@
-//! Restore is exact: random disks, random writes between restore points, random damage to what deltas rely on, points deleted
-//! in a random order; every point that is left becomes the disks of its instant, bit for bit, whatever the disks were read by.
+//! Restore is exact: random disks, random writes between restore points, random damage to what deltas rely on, points
+//! deleted in a random order; every point that is left becomes the disks of its instant, bit for bit, whatever the
+//! disks were read by.
 //!
-//! The plans are new ones in every run: their seeds come from the operating system. A failure says with which seed it comes
-//! again: `COFFER_EXACT_SEED` is the seed of the first plan, further ones follow it by one; `COFFER_EXACT_CASES` is how many
-//! are played for each way of reading (3).
+//! The plans are new ones in every run: their seeds come from the operating system. A failure says with which seed it
+//! comes again: `COFFER_EXACT_SEED` is the seed of the first plan, further ones follow it by one; `COFFER_EXACT_CASES`
+//! is how many are played for each way of reading (3).
 
 use std::collections::{BTreeMap, BTreeSet};
 

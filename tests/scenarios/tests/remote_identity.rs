@@ -1,5 +1,5 @@
-//! The folder of a remote is swapped under a running agent, as an unmount or a mount would do: nothing is written into the
-//! wrong place, nothing is believed of it, and when the right folder is back, everything goes on.
+//! The folder of a remote is swapped under a running agent, as an unmount or a mount would do: nothing is written into
+//! the wrong place, nothing is believed of it, and when the right folder is back, everything goes on.
 
 use std::collections::BTreeSet;
 use std::fs;

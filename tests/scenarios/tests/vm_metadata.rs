@@ -9,8 +9,8 @@ use simpool::control::{Content, DiskSpec, VmSpec};
 
 const MIB: u64 = 1 << 20;
 
-/// Fields of a VM record that a restore has to bring back unchanged. `name_label` and what names this host or this run of
-/// it are not among them.
+/// Fields of a VM record that a restore has to bring back unchanged. `name_label` and what names this host or this run
+/// of it are not among them.
 const KEPT: [&str; 25] = [
     "HVM_boot_params",
     "HVM_boot_policy",

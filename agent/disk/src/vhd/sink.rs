@@ -16,8 +16,8 @@ pub const PIECES_HELD_BACK: usize = 8;
 /// Where a stream goes, piece by piece.
 #[async_trait]
 pub trait PieceWriter: Send {
-    /// Takes the next piece of the stream, whole, without copying it; waits while the other end is behind, at the latest
-    /// when it has [`PIECES_HELD_BACK`] pieces that the other end did not take.
+    /// Takes the next piece of the stream, whole, without copying it; waits while the other end is behind, at the
+    /// latest when it has [`PIECES_HELD_BACK`] pieces that the other end did not take.
     ///
     /// # Errors
     /// What the other end says. Nothing more can be written then.
@@ -35,9 +35,9 @@ impl PieceWriter for Vec<u8> {
 /// Writes extents as the VHD stream that its [`VhdPlan`] announced, byte for byte as long.
 ///
 /// In a delta the sectors of data and of zero extents are marked present (they overwrite what the base holds), in a
-/// complete disk only those of data (a new disk reads as zeros anyway). The sink holds a few blocks of memory of its own,
-/// used again and again, and never keeps a buffer of the pool. `finish` writes the trailing footer; closing the stream is
-/// for its owner. Calls that are dropped half-way spoil the sink, and it says so.
+/// complete disk only those of data (a new disk reads as zeros anyway). The sink holds a few blocks of memory of its
+/// own, used again and again, and never keeps a buffer of the pool. `finish` writes the trailing footer; closing the
+/// stream is for its owner. Calls that are dropped half-way spoil the sink, and it says so.
 #[derive(Debug)]
 pub struct VhdSink<W> {
     writer: W,
@@ -128,8 +128,8 @@ impl<W: PieceWriter> VhdSink<W> {
         Ok(())
     }
 
-    /// The block at `position`, or a new one with an empty bitmap. There is always memory for one: the writer waits before
-    /// it has all.
+    /// The block at `position`, or a new one with an empty bitmap. There is always memory for one: the writer waits
+    /// before it has all.
     async fn open_block(&mut self) -> Buffer {
         if let Some(block) = self.block.take() {
             return block;

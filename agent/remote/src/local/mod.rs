@@ -44,8 +44,8 @@ struct Inner {
 }
 
 impl LocalRemote {
-    /// Opens the remote in the folder `root`, which must exist: a missing one is more likely an unmounted disk than a new
-    /// remote. Writes nothing. From now on every operation works in this very folder or fails with
+    /// Opens the remote in the folder `root`, which must exist: a missing one is more likely an unmounted disk than a
+    /// new remote. Writes nothing. From now on every operation works in this very folder or fails with
     /// [`Error::FolderMissing`] or [`Error::FolderReplaced`].
     ///
     /// # Errors
@@ -160,7 +160,8 @@ impl Inner {
         Ok(ObjectInfo { name: name.clone(), size, modified })
     }
 
-    /// Walks the folder. What cannot have been published by a remote (other spellings, hidden files, links) is passed over.
+    /// Walks the folder. What cannot have been published by a remote (other spellings, hidden files, links) is passed
+    /// over.
     fn list(&self, prefix: &ObjectName) -> Result<Vec<ObjectInfo>, Error> {
         let root = self.enter()?;
         let mut found = Vec::new();

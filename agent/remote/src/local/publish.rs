@@ -58,8 +58,8 @@ impl Inner {
         Ok(aside)
     }
 
-    /// Makes `folder` below the root and its parents, and their entries durable: once for each folder and process, whoever
-    /// made it, since its maker may have died before its own fsync.
+    /// Makes `folder` below the root and its parents, and their entries durable: once for each folder and process,
+    /// whoever made it, since its maker may have died before its own fsync.
     fn make_durable_folder(&self, root: &Entered, folder: &Path) -> io::Result<()> {
         let known = |folder: &Path| self.durable.lock().unwrap_or_else(PoisonError::into_inner).contains(folder);
         let Some(parent) = folder.parent() else { return Ok(()) };

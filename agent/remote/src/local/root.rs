@@ -1,8 +1,8 @@
 //! The folder of a remote, told from any other that comes to stand at its path.
 //!
 //! A path names whatever is there at that instant: after an unmount the mount point, after a mount another disk. So the
-//! folder is recognised by file system and inode at the beginning of every operation, and the operation then goes by the
-//! folder that was recognised and not by the path: what is swapped in the middle changes nothing.
+//! folder is recognised by file system and inode at the beginning of every operation, and the operation then goes by
+//! the folder that was recognised and not by the path: what is swapped in the middle changes nothing.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};

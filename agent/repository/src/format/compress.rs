@@ -57,7 +57,8 @@ impl Codec {
         self.compressor.compress_to_buffer(plain, room.get_mut(..worth)?).ok()
     }
 
-    /// Whether a sample of `plain` shrinks by a sixteenth. Encrypted and compressed data is thus told at a tenth of the cost.
+    /// Whether a sample of `plain` shrinks by a sixteenth. Encrypted and compressed data is thus told at a tenth of the
+    /// cost.
     fn shrinks(&mut self, plain: &[u8], room: &mut [u8]) -> bool {
         if plain.len() < 4 * SAMPLES * SAMPLE_BYTES {
             return true;

@@ -116,7 +116,8 @@ impl KeyFile {
         })
     }
 
-    /// The keys, or [`Fault::Authentication`] when the password is another one. Slow by design: not for an async thread.
+    /// The keys, or [`Fault::Authentication`] when the password is another one. Slow by design: not for an async
+    /// thread.
     pub(crate) fn open(&self, password: &SecretString) -> Result<MasterKey, Fault> {
         let derived = derive(password, &decode(&self.salt)?, &self.params()?)
             .map_err(|_| Fault::Malformed("its scrypt parameters are out of bounds"))?;

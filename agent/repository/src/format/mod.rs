@@ -1,7 +1,7 @@
 //! The restic repository format, version 2: bytes to values and back, without a remote.
 //!
-//! Every `parse` takes bytes that anybody may have made: it answers with a [`Fault`], never panics, and allocates no more than a
-//! small multiple of what it is given (decompression has its own limits).
+//! Every `parse` takes bytes that anybody may have made: it answers with a [`Fault`], never panics, and allocates no
+//! more than a small multiple of what it is given (decompression has its own limits).
 
 mod compress;
 mod config;

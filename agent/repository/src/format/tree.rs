@@ -1,5 +1,5 @@
-//! Trees: a folder's nodes, in JSON. The list of a disk's chunks is long (70 MB of JSON for 1 TiB), so trees are written and read as
-//! streams.
+//! Trees: a folder's nodes, in JSON. The list of a disk's chunks is long (70 MB of JSON for 1 TiB), so trees are
+//! written and read as streams.
 
 use std::io::{self, Read, Write};
 
@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::Fault;
 use crate::BlobId;
 
-/// Same time for every file we write, so that a disk that did not change makes no new tree. The snapshot has the real time.
+/// Same time for every file we write, so that a disk that did not change makes no new tree. The snapshot has the real
+/// time.
 const TIME: &str = "1970-01-01T00:00:00Z";
 /// Mode bits as Go counts them: a file, and a folder.
 const FILE_MODE: u32 = 0o600;

@@ -6,7 +6,8 @@ use crate::format::{BlobKind, IndexedPack, PackedBlob, header_bytes};
 use crate::objects::BlobKey;
 use crate::{BlobId, PackId};
 
-/// Ids are hashes, hence evenly spread over their first bits: 4096 buckets hold 256 blobs each for 1 TiB in chunks of 1 MiB.
+/// Ids are hashes, hence evenly spread over their first bits: 4096 buckets hold 256 blobs each for 1 TiB in chunks of 1
+/// MiB.
 const BUCKETS: usize = 4096;
 /// Marks a tree in [`Entry::pack`].
 const TREE: u32 = 1 << 31;
@@ -111,8 +112,8 @@ impl IndexMap {
         &self.doubts
     }
 
-    /// Replaces what is known of which packs not to build on. Which of several copies counts stays as it was: for that the map must
-    /// be made anew.
+    /// Replaces what is known of which packs not to build on. Which of several copies counts stays as it was: for that
+    /// the map must be made anew.
     pub(crate) fn set_doubts(&mut self, doubts: Doubts) {
         self.doubts = doubts;
         for pack in &mut self.packs {

@@ -1,7 +1,8 @@
 //! The index: where every blob stands. In memory for lookups, on the remote in portions.
 //!
-//! It is shared by all backups and readers of one open repository. A pack is known here as soon as it is durable; it becomes known to
-//! others when [`Index::flush`] has written it to an index file, which every backup does before its snapshot.
+//! It is shared by all backups and readers of one open repository. A pack is known here as soon as it is durable; it
+//! becomes known to others when [`Index::flush`] has written it to an index file, which every backup does before its
+//! snapshot.
 
 mod map;
 
@@ -68,7 +69,8 @@ impl Index {
         pending.push(pack);
     }
 
-    /// Lets nothing new refer to these packs either, until the next [`Self::refresh`], which knows what is marked on the remote.
+    /// Lets nothing new refer to these packs either, until the next [`Self::refresh`], which knows what is marked on
+    /// the remote.
     pub(crate) fn mark(&self, packs: impl IntoIterator<Item = PackId>) {
         let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
         let mut doubts = map.doubts().clone();
@@ -76,8 +78,8 @@ impl Index {
         map.set_doubts(doubts);
     }
 
-    /// Takes in what others wrote and lets go of what they removed. Returns the index files that cannot be read: data that only
-    /// they list is not found.
+    /// Takes in what others wrote and lets go of what they removed. Returns the index files that cannot be read: data
+    /// that only they list is not found.
     pub(crate) async fn refresh(&self) -> Result<Vec<(IndexId, String)>, Error> {
         let mut files = self.files.lock().await;
         // Before the index files, so that of several copies of a blob the one that stays is taken.

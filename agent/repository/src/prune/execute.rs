@@ -27,7 +27,8 @@ pub struct PruneReport {
     pub deleted_packs: u64,
     /// Bytes given back.
     pub deleted_bytes: u64,
-    /// Nothing was deleted, since somebody else works on the repository: a stock program holds its lock, or snapshots came meanwhile.
+    /// Nothing was deleted, since somebody else works on the repository: a stock program holds its lock, or snapshots
+    /// came meanwhile.
     pub postponed: bool,
 }
 
@@ -46,8 +47,8 @@ impl Repository {
     /// Carries out a plan.
     ///
     /// # Errors
-    /// [`Error::Damaged`] when a pack that is written anew cannot be read whole; [`Error::NotStored`]; [`Error::Remote`]. What was done until then
-    /// stays done.
+    /// [`Error::Damaged`] when a pack that is written anew cannot be read whole; [`Error::NotStored`];
+    /// [`Error::Remote`]. What was done until then stays done.
     pub async fn prune(&self, plan: PrunePlan) -> Result<PruneReport, Error> {
         let inner = &self.inner;
         let mut report = PruneReport::default();
@@ -69,8 +70,8 @@ impl Repository {
     }
 }
 
-/// A backup that looked at the marks before these were written, and was published after the plan was made, may need packs of them. (One that is
-/// published from now on looks at the marks after.)
+/// A backup that looked at the marks before these were written, and was published after the plan was made, may need
+/// packs of them. (One that is published from now on looks at the marks after.)
 async fn rescue_late(inner: &Arc<Inner>, plan: &PrunePlan) -> Result<(), Error> {
     let mut late = inner.list_snapshots().await?.readable;
     late.retain(|(id, _)| !plan.snapshots.contains(id));
@@ -118,7 +119,8 @@ fn slice(sealed: &Bytes, blob: &PackedBlob) -> Result<Bytes, Fault> {
     }
 }
 
-/// The second phase: packs whose time has come, and missing ones, go from the index, then from the remote, then from the marks.
+/// The second phase: packs whose time has come, and missing ones, go from the index, then from the remote, then from
+/// the marks.
 async fn delete(inner: &Arc<Inner>, plan: &PrunePlan, report: &mut PruneReport) -> Result<(), Error> {
     if while_locked(&inner.objects, delete_locked(inner, plan, report)).await?.is_none() {
         report.postponed = true;

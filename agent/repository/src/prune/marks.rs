@@ -1,8 +1,10 @@
-//! Marks: which packs will be deleted, and when. Small files on the remote, so that every agent knows and any may go on.
+//! Marks: which packs will be deleted, and when. Small files on the remote, so that every agent knows and any may go
+//! on.
 //!
-//! A marked pack stays in the index and on the remote until its time has come, hence every listed point stays readable throughout. New backups
-//! do not build on marked packs; one that began before the mark and did is saved by a *rescue*: an object that takes one pack out of all marks.
-//! A rescue is allowed in the first half of the grace only, and deletion in none of it: clocks may differ by half the grace.
+//! A marked pack stays in the index and on the remote until its time has come, hence every listed point stays readable
+//! throughout. New backups do not build on marked packs; one that began before the mark and did is saved by a *rescue*:
+//! an object that takes one pack out of all marks. A rescue is allowed in the first half of the grace only, and
+//! deletion in none of it: clocks may differ by half the grace.
 
 use std::collections::HashSet;
 
@@ -79,7 +81,8 @@ impl Marks {
         packs.filter(|pack| !self.rescued.contains(pack)).copied().collect()
     }
 
-    /// Removes the files whose time has come, and rescues that no other file needs. To be called when [`Self::due`] is deleted.
+    /// Removes the files whose time has come, and rescues that no other file needs. To be called when [`Self::due`] is
+    /// deleted.
     pub(crate) async fn finish(&self, remote: &dyn Remote, now: Timestamp) -> Result<(), Error> {
         let (past, coming): (Vec<_>, Vec<_>) = self.files.iter().partition(|(_, file)| file.delete_after <= now);
         let waiting: HashSet<&PackId> = coming.iter().flat_map(|(_, file)| &file.packs).collect();
@@ -141,8 +144,8 @@ pub(crate) async fn rescue(remote: &dyn Remote, packs: &[PackId]) -> Result<(), 
     Ok(())
 }
 
-/// Takes packs out of all marks that a listed snapshot needs, whatever the time: they would not be deleted anyway, but backups that build on them
-/// would come too late for a rescue.
+/// Takes packs out of all marks that a listed snapshot needs, whatever the time: they would not be deleted anyway, but
+/// backups that build on them would come too late for a rescue.
 pub(super) async fn rescue_needed(remote: &dyn Remote, packs: &[PackId]) -> Result<(), Error> {
     for pack in packs {
         rescue_one(remote, pack).await?;

@@ -1,8 +1,9 @@
 //! Prune: gives back the room of what no snapshot needs.
 //!
-//! In two phases, so that no global lock is needed. Packs that nothing needs are *marked* ([`marks`]); packs that are mostly garbage are written
-//! anew without it, then marked. After the grace, a later run looks again and removes marked packs that are still not needed: first from the
-//! index, then from the remote. Interrupted anywhere, a later run goes on; at every instant each listed point is readable, by stock programs too.
+//! In two phases, so that no global lock is needed. Packs that nothing needs are *marked* ([`marks`]); packs that are
+//! mostly garbage are written anew without it, then marked. After the grace, a later run looks again and removes marked
+//! packs that are still not needed: first from the index, then from the remote. Interrupted anywhere, a later run goes
+//! on; at every instant each listed point is readable, by stock programs too.
 //!
 //! | beside a prune | what makes it safe |
 //! | --- | --- |

@@ -174,7 +174,8 @@ impl Repository {
         let damaged = walked.map.doubts().damaged.iter();
         let is_left = |pack: &PackId| walked.map.pack(pack).is_some() || on_remote.contains_key(pack);
         plan.forgotten = damaged.filter(|pack| !is_left(pack)).copied().collect();
-        // What no index lists: left from a backup that was cut off, or of one that runs now and will have it listed in time.
+        // What no index lists: left from a backup that was cut off, or of one that runs now and will have it listed in
+        // time.
         for (id, size) in on_remote.into_iter().filter(|(id, _)| walked.map.pack(id).is_none()) {
             if due.contains(&id) {
                 plan.delete.push((id, size));

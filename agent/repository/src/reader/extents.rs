@@ -1,7 +1,7 @@
 //! A disk of a point from its first byte to its last, as fast as the remote and the processors can.
 //!
-//! Chunks that stand near one another in a pack are read in one piece; pieces are read and opened in parallel, ahead of the consumer by at
-//! most the read-ahead, and given in order. Zero chunks are known by their id and cost nothing.
+//! Chunks that stand near one another in a pack are read in one piece; pieces are read and opened in parallel, ahead of
+//! the consumer by at most the read-ahead, and given in order. Zero chunks are known by their id and cost nothing.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -22,8 +22,8 @@ use crate::{BlobId, Error, FileContent, PackId};
 const PIECE_CHUNKS: usize = 4;
 /// Bytes read in one piece.
 const PIECE_BYTES: u64 = 4 << 20;
-/// Bytes between two chunks that are read for nothing, so that they come in one piece. Chunks that were packed in parallel stand in a
-/// slightly different order than on the disk.
+/// Bytes between two chunks that are read for nothing, so that they come in one piece. Chunks that were packed in
+/// parallel stand in a slightly different order than on the disk.
 const MAX_GAP: u64 = 512 << 10;
 
 /// A disk in order.

@@ -1,4 +1,5 @@
-//! Reading: points, their files, and disks as block devices or as streams of extents. What is read is always checked against its hash.
+//! Reading: points, their files, and disks as block devices or as streams of extents. What is read is always checked
+//! against its hash.
 
 mod extents;
 mod file;

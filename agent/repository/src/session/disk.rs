@@ -1,8 +1,8 @@
 //! Writing one disk: extents in, chunk ids out.
 //!
-//! Where chunks and extents coincide, data is passed on without being copied, unchanged chunks are taken from the parent's list without reading
-//! anything, and zero chunks cost no hash. Where they do not, the chunk is put together first (from the parent's bytes, if a part of it is
-//! unchanged).
+//! Where chunks and extents coincide, data is passed on without being copied, unchanged chunks are taken from the
+//! parent's list without reading anything, and zero chunks cost no hash. Where they do not, the chunk is put together
+//! first (from the parent's bytes, if a part of it is unchanged).
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -259,7 +259,8 @@ impl DiskWriter {
         if is_zero(&bytes) {
             return self.zero_chunk(bytes.len() as u64).await;
         }
-        // A permit is given back when the chunk is in a pack, before this disk hears of it: more of them than there are never wait here.
+        // A permit is given back when the chunk is in a pack, before this disk hears of it: more of them than there are
+        // never wait here.
         while self.in_flight.len() >= self.shared.inner.options.workers * 2 {
             self.settle_one().await?;
         }

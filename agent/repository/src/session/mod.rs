@@ -1,7 +1,8 @@
 //! One backup: disks and small files that become one snapshot.
 //!
-//! Order of what reaches the remote: packs, then index files, then the snapshot file. A backup that stops anywhere leaves packs (found again by
-//! the next one if an index lists them, else collected by prune) and nothing that is listed.
+//! Order of what reaches the remote: packs, then index files, then the snapshot file. A backup that stops anywhere
+//! leaves packs (found again by the next one if an index lists them, else collected by prune) and nothing that is
+//! listed.
 
 mod disk;
 mod seal;

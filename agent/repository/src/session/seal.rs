@@ -40,8 +40,9 @@ impl SealedPoint {
     /// Writes the snapshot file. May be repeated.
     ///
     /// # Errors
-    /// [`Error::RepositoryGone`], [`Error::OtherRepository`]: nothing was written. [`Error::Remote`]; the snapshot then may be there or not. [`Error::PackMissing`] when so much time has passed since the seal that its data is
-    /// about to be deleted: the point must then be given up.
+    /// [`Error::RepositoryGone`], [`Error::OtherRepository`]: nothing was written. [`Error::Remote`]; the snapshot then
+    /// may be there or not. [`Error::PackMissing`] when so much time has passed since the seal that its data is about
+    /// to be deleted: the point must then be given up.
     pub async fn publish(&self) -> Result<(), Error> {
         self.repository.confirm().await?;
         let objects = &self.repository.inner.objects;
@@ -55,9 +56,9 @@ impl BackupSession {
     /// Makes the backup durable and checks that everything it refers to is on the remote.
     ///
     /// # Errors
-    /// [`Error::Misuse`] when a disk was not closed; [`Error::BlobMissing`], [`Error::PackMissing`] or [`Error::PackDamaged`] when data that it builds
-    /// on is lost: that is noted, so that a backup that begins anew, and does not build on a parent, stores it again; [`Error::NotStored`],
-    /// [`Error::Cancelled`], [`Error::Remote`].
+    /// [`Error::Misuse`] when a disk was not closed; [`Error::BlobMissing`], [`Error::PackMissing`] or
+    /// [`Error::PackDamaged`] when data that it builds on is lost: that is noted, so that a backup that begins anew,
+    /// and does not build on a parent, stores it again; [`Error::NotStored`], [`Error::Cancelled`], [`Error::Remote`].
     pub async fn seal(self, meta: SnapshotMeta) -> Result<SealedPoint, Error> {
         let shared = &self.shared;
         let inner = &shared.inner;
@@ -83,8 +84,8 @@ impl BackupSession {
     }
 }
 
-/// Every blob is in an index that is on the remote now, and every pack is there with its size: what was reused may have been pruned while the
-/// backup ran, by us or by a stock program, or lost.
+/// Every blob is in an index that is on the remote now, and every pack is there with its size: what was reused may have
+/// been pruned while the backup ran, by us or by a stock program, or lost.
 async fn verify(inner: &Arc<Inner>, contents: Vec<FileContent>, trees: Vec<BlobId>) -> Result<Vec<PackId>, Error> {
     inner.index.refresh().await?;
     let keys = Arc::new((contents, trees));

@@ -1,5 +1,5 @@
-//! Which snapshots of ours are still needed, and what becomes of the others. Pure, and the same rule after a backup, before
-//! the next one, and for whoever takes over after a crash.
+//! Which snapshots of ours are still needed, and what becomes of the others. Pure, and the same rule after a backup,
+//! before the next one, and for whoever takes over after a crash.
 
 use std::collections::{BTreeMap, BTreeSet};
 

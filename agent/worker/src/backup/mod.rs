@@ -9,8 +9,8 @@
 //! | `retention` | controllers hide the points first | |
 //! | `remove-snapshot` | | it is the undoing, but for what the next delta needs |
 //!
-//! Whoever takes over after a crash first asks the commit record: a published point is finished, anything else is undone
-//! and begun again.
+//! Whoever takes over after a crash first asks the commit record: a published point is finished, anything else is
+//! undone and begun again.
 
 mod facts;
 pub(crate) mod leftovers;
@@ -129,8 +129,8 @@ async fn move_and_seal(task: &Task, subject: &Subject, ready: &Ready, shot: &Sho
     }
 }
 
-/// Undoes what is open of a backup that did not succeed, or whose attempts are over (`for_good`). When it turns out that
-/// it was published after all, it is finished instead and that is the result.
+/// Undoes what is open of a backup that did not succeed, or whose attempts are over (`for_good`). When it turns out
+/// that it was published after all, it is finished instead and that is the result.
 pub(crate) async fn clean_up(task: &Task, spec: &BackupSpec, for_good: bool) -> Outcome<Option<TaskSuccess>> {
     let open = task.journal.open_intents();
     let publishing = open.iter().any(|intent| intent.kind == PUBLISH);

@@ -1,4 +1,5 @@
-//! Before anything is done: is the VM there, is there room, what is there to compare with, and is anything of ours left over?
+//! Before anything is done: is the VM there, is there room, what is there to compare with, and is anything of ours left
+//! over?
 
 use std::collections::BTreeSet;
 

@@ -95,8 +95,8 @@ fn stamp(task: &Task, subject: &Subject, intent: &str) -> Stamp {
 /// How far apart the clocks of two agents may be before the order of restore points follows them.
 const SKEW: SignedDuration = SignedDuration::from_hours(1);
 
-/// When a restore point is of, in milliseconds: later than the one before it, whatever the clocks of two agents make of it.
-/// Hosts are not asked: they tell whole seconds, in which several restore points fit. Pure.
+/// When a restore point is of, in milliseconds: later than the one before it, whatever the clocks of two agents make of
+/// it. Hosts are not asked: they tell whole seconds, in which several restore points fit. Pure.
 fn point_time(taken: Timestamp, parent: Option<Timestamp>) -> Timestamp {
     let taken = whole_milliseconds(taken);
     match parent {

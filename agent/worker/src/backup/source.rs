@@ -1,7 +1,7 @@
 //! How a disk is read: every way that is possible, best first, each with why no better one is. Pure.
 //!
-//! The order: changed blocks over NBD; everything over NBD, where only chunks that the remote does not know are sent; the
-//! difference to a snapshot that was kept, as VHD; everything as VHD.
+//! The order: changed blocks over NBD; everything over NBD, where only chunks that the remote does not know are sent;
+//! the difference to a snapshot that was kept, as VHD; everything as VHD.
 
 use coffer_xapi::Ref;
 use coffer_xapi::records::Vdi;
@@ -138,8 +138,8 @@ fn usable_reference(facts: &DiskFacts) -> Result<&FoundReference, String> {
     Ok(found)
 }
 
-/// What to keep of a disk's snapshot, so that the next backup is a delta. Data is kept only where nothing else gives one:
-/// it costs space on the storage for as long as it is kept.
+/// What to keep of a disk's snapshot, so that the next backup is a delta. Data is kept only where nothing else gives
+/// one: it costs space on the storage for as long as it is kept.
 pub(crate) fn to_keep(facts: &DiskFacts) -> Option<Keep> {
     if facts.no_nbd.is_none() {
         facts.no_tracking.is_none().then_some(Keep::Bitmap)

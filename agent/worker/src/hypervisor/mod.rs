@@ -1,5 +1,5 @@
-//! What the steps of a task need of a pool: a small trait over the client of XAPI, so that every step can be made to fail
-//! or be lost in a test.
+//! What the steps of a task need of a pool: a small trait over the client of XAPI, so that every step can be made to
+//! fail or be lost in a test.
 
 mod export;
 mod import;
@@ -139,10 +139,11 @@ pub(crate) trait Hypervisor: Send + Sync + fmt::Debug {
     async fn changed_blocks(&self, from: &Ref<Vdi>, to: &Ref<Vdi>) -> Result<Vec<u8>, Error>;
     /// Which parts of a snapshot hold data, where its storage can tell.
     async fn allocated(&self, vdi: &Ref<Vdi>) -> Result<RangeSet, ExtentError>;
-    /// Opens a snapshot for reading. The end of the source is reached only when the pool says that the export went well.
+    /// Opens a snapshot for reading. The end of the source is reached only when the pool says that the export went
+    /// well.
     async fn read(&self, vdi: &Ref<Vdi>, label: &str, reading: Reading) -> Result<Box<dyn ExtentSource>, ExtentError>;
-    /// Opens a new, empty disk for writing; `content` is all that is not zero. Finishing the sink means that the pool says
-    /// that the import went well.
+    /// Opens a new, empty disk for writing; `content` is all that is not zero. Finishing the sink means that the pool
+    /// says that the import went well.
     async fn write(
         &self,
         vdi: &Ref<Vdi>,

@@ -1,4 +1,5 @@
-//! Waits for what an agent that is gone may have set going: a call goes on in the pool when nobody waits for its answer.
+//! Waits for what an agent that is gone may have set going: a call goes on in the pool when nobody waits for its
+//! answer.
 
 use std::time::Duration;
 

@@ -7,8 +7,8 @@ use coffer_xapi::{Fingerprint, Inventory, KnownHost, VmView};
 /// Entries in one part: far below the most that one message may hold.
 const PART: usize = 500;
 
-/// The parts of one report, in order; at least one. `hosts` are the pool's with their certificates, which follow from the
-/// `pinned` one.
+/// The parts of one report, in order; at least one. `hosts` are the pool's with their certificates, which follow from
+/// the `pinned` one.
 pub(super) fn parts(
     pool: &str,
     inventory: &Inventory,

@@ -81,7 +81,8 @@ impl ConfiguredPlaces {
         Self { surroundings, pools: Mutex::default(), remotes: Mutex::default() }
     }
 
-    /// Puts a configuration into force. Places whose access did not change are left alone. To be called inside a runtime.
+    /// Puts a configuration into force. Places whose access did not change are left alone. To be called inside a
+    /// runtime.
     pub(crate) fn configure(&self, config: AgentConfig) {
         let reports = &self.surroundings.reports;
         let pools = by_id::<PoolId, _>(config.pools, |access| &access.pool);

@@ -225,7 +225,8 @@ fn away(error: &Error) -> Seen {
 /// What a look at the certificates of a pool that is followed showed.
 enum Looked {
     AllWell,
-    /// The confirmed host is not the coordinator and shows another certificate: the rest of the pool can be worked with.
+    /// The confirmed host is not the coordinator and shows another certificate: the rest of the pool can be worked
+    /// with.
     Partly(Seen),
     /// The coordinator shows another certificate: nothing more may be said to it.
     Stop(Seen),

@@ -1,7 +1,7 @@
 //! One remote: its folder opened, its repository opened or made, its room and its identity looked at.
 //!
-//! A repository is made only where nobody knows of one: as soon as this agent or the controllers know the repository's id,
-//! a folder that does not hold that very one is a disk that is not mounted, and nothing is written there.
+//! A repository is made only where nobody knows of one: as soon as this agent or the controllers know the repository's
+//! id, a folder that does not hold that very one is a disk that is not mounted, and nothing is written there.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -57,8 +57,8 @@ pub(crate) async fn verify(task: &Task, spec: &PointSpec) -> Outcome<TaskSuccess
     Ok(TaskSuccess { verified_time: Some(now()), damage, ..TaskSuccess::default() })
 }
 
-/// Finds out which packs of the point are damaged, and which are whole again, so that the next backup knows what to store again.
-/// That this fails takes nothing from what was found before.
+/// Finds out which packs of the point are damaged, and which are whole again, so that the next backup knows what to
+/// store again. That this fails takes nothing from what was found before.
 async fn examine(task: &Task, remote: &OpenRemote, id: SnapshotId) -> Outcome<()> {
     task.journal.info("every pack of this restore point is read, to find all that is damaged");
     let examining = remote.repository.examine(id);

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use crate::document::{DocumentInterface, Record, VmDocument};
 use crate::stamps;
 
-/// Fields of a VM that a restored one has as well, each with what it is when the restore point does not say. What is not
-/// here belongs to the old pool: hosts, storage for suspending, appliances, high availability.
+/// Fields of a VM that a restored one has as well, each with what it is when the restore point does not say. What is
+/// not here belongs to the old pool: hosts, storage for suspending, appliances, high availability.
 const VM_FIELDS: [(&str, &str); 36] = [
     ("name_description", "\"\""),
     ("user_version", "1"),

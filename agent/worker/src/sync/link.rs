@@ -198,7 +198,8 @@ impl Link {
         result
     }
 
-    /// Says once when a controller begins to refuse the token, once when it takes it again. What is refused is read anew.
+    /// Says once when a controller begins to refuse the token, once when it takes it again. What is refused is read
+    /// anew.
     fn heard_of_token(&self, controller: usize, answer: Option<Meaning>) {
         let refuses = match answer {
             Some(Meaning::Stranger) => true,
@@ -248,7 +249,8 @@ impl Link {
         result
     }
 
-    /// Tells the other controllers how far tasks are: once, and whether it arrives or not. One that is slow is told less often.
+    /// Tells the other controllers how far tasks are: once, and whether it arrives or not. One that is slow is told
+    /// less often.
     pub(crate) fn tell_others(&self, request: &ReportProgressRequest) {
         let current = self.0.current.load(Ordering::Relaxed) % self.0.clients.len();
         for (number, (_, client)) in self.0.clients.iter().enumerate().filter(|(number, _)| *number != current) {

@@ -251,7 +251,8 @@ impl Sync {
             );
             self.places.configure(config);
             self.config_revision = answer.config_revision;
-            // What was said of places before does not count for the new configuration, even of those that stay as they are.
+            // What was said of places before does not count for the new configuration, even of those that stay as they
+            // are.
             self.told = 0;
         }
         let held = self.held.iter();

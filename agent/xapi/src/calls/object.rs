@@ -119,8 +119,8 @@ impl Client {
         self.set(&format!("{}.remove_tags", C::NAME), vec![json!(object), json!(tag)]).await
     }
 
-    /// XAPI has no "replace" for one key of a map: it is removed, then added. The key may be there again when the answer to
-    /// the adding was lost and it is repeated, or when somebody else sets it too.
+    /// XAPI has no "replace" for one key of a map: it is removed, then added. The key may be there again when the
+    /// answer to the adding was lost and it is repeated, or when somebody else sets it too.
     pub(super) async fn set_in_map<C: Class>(
         &self,
         object: &Ref<C>,

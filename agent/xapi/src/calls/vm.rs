@@ -18,11 +18,12 @@ pub struct PowerOn {
 }
 
 impl Client {
-    /// Takes a snapshot of a VM and its disks, without those in `ignore`. Versions that cannot leave disks out take all,
-    /// and the unwanted ones are removed again.
+    /// Takes a snapshot of a VM and its disks, without those in `ignore`. Versions that cannot leave disks out take
+    /// all, and the unwanted ones are removed again.
     ///
     /// # Errors
-    /// As any operation. When removing an unwanted disk fails, the snapshot exists and is left to the caller's clean-up.
+    /// As any operation. When removing an unwanted disk fails, the snapshot exists and is left to the caller's
+    /// clean-up.
     pub async fn vm_snapshot(&self, vm: &Ref<Vm>, name: &str, ignore: &[Ref<Vdi>]) -> Result<Ref<Vm>, Error> {
         let plain = vec![json!(vm), json!(name)];
         if ignore.is_empty() {
@@ -68,8 +69,8 @@ impl Client {
         self.operation_ref("VM.clone", vec![json!(vm), json!(name)]).await
     }
 
-    /// Makes a VM from a record, without disks and networks. `blocked_operations` of it are ignored by XAPI. As a task it is
-    /// seen by whoever has to wait for it after a crash.
+    /// Makes a VM from a record, without disks and networks. `blocked_operations` of it are ignored by XAPI. As a task
+    /// it is seen by whoever has to wait for it after a crash.
     ///
     /// # Errors
     /// As any operation.

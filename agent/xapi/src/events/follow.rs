@@ -39,7 +39,8 @@ pub(super) async fn first(client: &Client) -> Result<(Cursor, Tables), Error> {
     Ok((cursor, tables))
 }
 
-/// Follows the pool for ever: whoever started it drops it when nobody looks any more. Errors make the cache stale and are retried for ever.
+/// Follows the pool for ever: whoever started it drops it when nobody looks any more. Errors make the cache stale and
+/// are retried for ever.
 pub(super) async fn follow(client: Client, mut cursor: Cursor, sender: watch::Sender<State>) {
     let mut delays = Policy::RECONNECT.delays(rand::random());
     loop {

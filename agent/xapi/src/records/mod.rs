@@ -1,8 +1,8 @@
 //! The records of XAPI's classes, as far as a backup program reads them.
 //!
-//! Reading is tolerant: a field that is missing takes its empty value, a field nobody here knows is skipped, a number may
-//! be written as text. Where everything must be kept, as for the metadata of a VM that is to be restored completely,
-//! [`Full`] carries the record as it was received beside what was understood.
+//! Reading is tolerant: a field that is missing takes its empty value, a field nobody here knows is skipped, a number
+//! may be written as text. Where everything must be kept, as for the metadata of a VM that is to be restored
+//! completely, [`Full`] carries the record as it was received beside what was understood.
 
 mod decode;
 mod device;

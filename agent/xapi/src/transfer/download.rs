@@ -69,13 +69,14 @@ impl Download {
     /// The next piece, of any size but empty; `None` at the end. Cancellation-safe.
     ///
     /// # Errors
-    /// [`Error::Cut`], [`Error::Stalled`], [`Error::ErrorInBody`]. [`Download::finish`] then tells the pool's own reason.
+    /// [`Error::Cut`], [`Error::Stalled`], [`Error::ErrorInBody`]. [`Download::finish`] then tells the pool's own
+    /// reason.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         std::future::poll_fn(|context| self.poll_next(context)).await
     }
 
-    /// To be called when all data that belongs to the stream was read: waits for its end and for the task, and returns the
-    /// bytes received. After an error of reading it returns the reason, the task's rather than the connection's.
+    /// To be called when all data that belongs to the stream was read: waits for its end and for the task, and returns
+    /// the bytes received. After an error of reading it returns the reason, the task's rather than the connection's.
     ///
     /// # Errors
     /// Whatever the task says; [`Error::TaskVanished`] when it cannot say any more; [`Error::Cut`] when reading broke.
@@ -90,7 +91,8 @@ impl Download {
                     return Err(Error::TrailingData { host: ticket.host, what: ticket.what, limit: MAX_TRAILING });
                 }
                 Ok(_) => {}
-                // All was read that the reader wanted; that the connection then closed uncleanly is the task's to judge.
+                // All was read that the reader wanted; that the connection then closed uncleanly is the task's to
+                // judge.
                 Err(Error::Cut { .. }) => {
                     self.broken = false;
                     self.ended = true;

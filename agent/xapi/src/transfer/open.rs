@@ -126,7 +126,8 @@ impl Client {
             let mut query = query.clone();
             query.push(("session_id", session.secret.expose_secret()));
             let mut host = self.host_for(Some(sr)).await?;
-            // A redirect comes before the body is read, so an empty body asks for it; without the task, which it would end.
+            // A redirect comes before the body is read, so an empty body asks for it; without the task, which it would
+            // end.
             let response = self.probe_put(&host, &path_and_query(path, &query), &what).await?;
             if let Some(other) = redirect(&host, &what, &response)? {
                 host = other;

@@ -1,6 +1,6 @@
 //! Which place is which: a remote is the repository that was there when it was first ready, and no two remotes are one
-//! repository, nor two pools one pool: the retention of one would delete restore points of the other, and both would back
-//! one machine up at once. What an agent has open counts only when it is what it was opened for.
+//! repository, nor two pools one pool: the retention of one would delete restore points of the other, and both would
+//! back one machine up at once. What an agent has open counts only when it is what it was opened for.
 
 use coffer_model::names::Named;
 use coffer_model::{PoolId, RemoteId};
@@ -49,8 +49,8 @@ pub fn repository(state: &State, remote: &RemoteId, repository: &str) -> Claim {
     }
 }
 
-/// Judges the pool that an agent is logged in to, by its UUID. Unlike a remote, a pool may become another one when its hosts are
-/// set anew: its machines then have other UUIDs as well.
+/// Judges the pool that an agent is logged in to, by its UUID. Unlike a remote, a pool may become another one when its
+/// hosts are set anew: its machines then have other UUIDs as well.
 #[must_use]
 pub fn pool(state: &State, pool: &PoolId, uuid: &str) -> Claim {
     if uuid.is_empty() {

@@ -1,4 +1,5 @@
-//! Planning: what a run works on becomes tasks, some at a time, so that no transaction grows with the number of machines.
+//! Planning: what a run works on becomes tasks, some at a time, so that no transaction grows with the number of
+//! machines.
 
 use std::collections::BTreeSet;
 

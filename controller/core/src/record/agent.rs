@@ -1,5 +1,5 @@
-//! The persisted forms of agents: who they are (`agent/{agent}`), that they live (`session/{agent}`, attached to a lease
-//! of the store), what they reach (`reach/{agent}`).
+//! The persisted forms of agents: who they are (`agent/{agent}`), that they live (`session/{agent}`, attached to a
+//! lease of the store), what they reach (`reach/{agent}`).
 
 use std::collections::BTreeSet;
 

@@ -48,7 +48,8 @@ pub struct PointRecord {
 pub enum PointState {
     /// Shown, and may be restored.
     Listed,
-    /// Hidden: it may be half deleted. If the one who deletes is lost, the next retention or scan of the remote goes on.
+    /// Hidden: it may be half deleted. If the one who deletes is lost, the next retention or scan of the remote goes
+    /// on.
     Deleting {
         /// Who deletes it.
         by: TaskName,

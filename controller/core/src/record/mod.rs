@@ -1,4 +1,5 @@
-//! What is persisted: one record per key, as JSON, in an envelope with the number of its layout and the id of its write.
+//! What is persisted: one record per key, as JSON, in an envelope with the number of its layout and the id of its
+//! write.
 //!
 //! ```json
 //! {"schema":1,"wid":"0192...","body":{...}}

@@ -1,6 +1,7 @@
-//! The persisted forms of pools and remotes. What an operator sets (`pool/{pool}`, `remote/{remote}`) is apart from what
-//! agents see (`pool-state/{pool}`, `remote-state/{remote}`, and the model's inventory at `vm/{pool}/{vm}`, `sr/{pool}/{sr}`), so that only the
-//! former changes an etag. Passwords are in neither: they lie at `secret/`, which is never held in memory.
+//! The persisted forms of pools and remotes. What an operator sets (`pool/{pool}`, `remote/{remote}`) is apart from
+//! what agents see (`pool-state/{pool}`, `remote-state/{remote}`, and the model's inventory at `vm/{pool}/{vm}`,
+//! `sr/{pool}/{sr}`), so that only the former changes an etag. Passwords are in neither: they lie at `secret/`, which
+//! is never held in memory.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -16,7 +17,8 @@ pub struct SiteRecord {
     pub incarnation: u64,
 }
 
-/// Written along with every change that agents' configuration follows: its revision is the configuration's. Key `config`.
+/// Written along with every change that agents' configuration follows: its revision is the configuration's. Key
+/// `config`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfigRecord {}
 
@@ -73,7 +75,8 @@ pub struct PoolFacts {
 }
 
 impl PoolFacts {
-    /// The hosts, as far as their certificates follow from the pinned fingerprint. Under another nobody vouches for them.
+    /// The hosts, as far as their certificates follow from the pinned fingerprint. Under another nobody vouches for
+    /// them.
     #[must_use]
     pub fn members_under(&self, fingerprint: &str) -> &[HostFacts] {
         if self.fingerprint.is_empty() || self.fingerprint != fingerprint { &[] } else { &self.members }

@@ -17,8 +17,8 @@ pub struct RunRecord {
     pub state: RunState,
     /// Cancelling was asked for.
     pub cancel_requested: bool,
-    /// Why it stands there, where that needs words. Set while it is planned: what could not be planned, so that it cannot
-    /// end as if all were well.
+    /// Why it stands there, where that needs words. Set while it is planned: what could not be planned, so that it
+    /// cannot end as if all were well.
     pub message: String,
     /// When it was created.
     pub created: Timestamp,

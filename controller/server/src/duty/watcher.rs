@@ -12,8 +12,8 @@ use super::Duty;
 use crate::fault::Fault;
 use crate::plane::Plane;
 
-/// Remembers since when it has seen tasks disconnected, each as which revision wrote it: an agent that came back and was
-/// lost once more is waited for anew.
+/// Remembers since when it has seen tasks disconnected, each as which revision wrote it: an agent that came back and
+/// was lost once more is waited for anew.
 #[derive(Default)]
 pub(super) struct Watcher {
     lost: BTreeMap<TaskKey, (u64, Instant)>,

@@ -151,7 +151,8 @@ impl Jobs {
         };
         let job = request.job.take().ok_or_else(|| Fault::invalid("job", "must be set"))?;
         let job = job_in(id.clone(), job)?;
-        self.0
+        let done = self
+            .0
             .mutate(|state, now| {
                 if state.jobs.contains_key(&(id.clone(),)) {
                     return Err(Fault::AlreadyExists { name: id.name() });
@@ -161,7 +162,8 @@ impl Jobs {
                     .put(Entry::Job((id.clone(),), record));
                 Ok((fresh.remember(Effect::from(change), &id.name(), now), ()))
             })
-            .await?;
+            .await;
+        fresh.settle(&self.0, done).await?;
         self.0.read(|state| find(state, &id).map(job_out))
     }
 

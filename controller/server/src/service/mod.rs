@@ -72,14 +72,9 @@ pub(crate) async fn start_run<M: Message>(
             Ok((fresh.remember(Effect::from(change), &id.name(), now), ()))
         })
         .await;
-    match result {
-        Ok(()) => Ok(id),
-        // A repetition that ran beside the first one: whose id was remembered, won.
-        Err(Fault::Contended) => match look_up(plane, method, request_id, request).await? {
-            Known::Done(made) => RunId::from_name(&made).map_err(|_| missing(made)),
-            Known::Fresh(_) => Err(Fault::Contended),
-        },
-        Err(fault) => Err(fault),
+    match fresh.settle(plane, result).await? {
+        None => Ok(id),
+        Some(made) => RunId::from_name(&made).map_err(|_| missing(made)),
     }
 }
 

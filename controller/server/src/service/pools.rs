@@ -85,10 +85,19 @@ pub(super) fn touch_config(change: Change) -> Change {
     change.put(Entry::Config((), ConfigRecord {}))
 }
 
+/// What a request asks for, as far as the store may know.
+fn without_password(request: &v1::CreatePoolRequest) -> v1::CreatePoolRequest {
+    let mut request = request.clone();
+    if let Some(pool) = &mut request.pool {
+        pool.password.clear();
+    }
+    request
+}
+
 impl Pools {
     async fn create(&self, mut request: v1::CreatePoolRequest) -> Result<v1::Pool, Fault> {
         let id: PoolId = id_in("pool_id", &request.pool_id)?;
-        let fresh = match look_up(&self.0, "CreatePool", &request.request_id, &request).await? {
+        let fresh = match look_up(&self.0, "CreatePool", &request.request_id, &without_password(&request)).await? {
             Known::Done(made) => return self.0.read(|state| look(state, &name_in("name", &made)?)),
             Known::Fresh(fresh) => fresh,
         };
@@ -101,7 +110,8 @@ impl Pools {
             fingerprint: fingerprint_in(&pool.fingerprint)?,
             max_concurrent_tasks: pool.max_concurrent_tasks,
         };
-        self.0
+        let done = self
+            .0
             .mutate(|state, now| {
                 if state.pools.contains_key(&(id.clone(),)) {
                     return Err(Fault::AlreadyExists { name: id.name() });
@@ -112,7 +122,8 @@ impl Pools {
                 effect.ops.push(secret::put(&self.0.sealer, &Owner::Pool(&id), &password));
                 Ok((fresh.remember(effect, &id.name(), now), ()))
             })
-            .await?;
+            .await;
+        fresh.settle(&self.0, done).await?;
         self.0.read(|state| look(state, &id))
     }
 

@@ -66,10 +66,19 @@ fn uses(plan: &Plan, id: &RemoteId) -> bool {
     }
 }
 
+/// What a request asks for, as far as the store may know.
+fn without_password(request: &v1::CreateRemoteRequest) -> v1::CreateRemoteRequest {
+    let mut request = request.clone();
+    if let Some(remote) = &mut request.remote {
+        remote.password.clear();
+    }
+    request
+}
+
 impl Remotes {
     async fn create(&self, mut request: v1::CreateRemoteRequest) -> Result<v1::Remote, Fault> {
         let id: RemoteId = id_in("remote_id", &request.remote_id)?;
-        let fresh = match look_up(&self.0, "CreateRemote", &request.request_id, &request).await? {
+        let fresh = match look_up(&self.0, "CreateRemote", &request.request_id, &without_password(&request)).await? {
             Known::Done(made) => return self.0.read(|state| look(state, &name_in("name", &made)?)),
             Known::Fresh(fresh) => fresh,
         };
@@ -81,7 +90,8 @@ impl Remotes {
             chunk_size_bytes: chunk_in(remote.chunk_size_bytes)?,
             max_concurrent_tasks: remote.max_concurrent_tasks,
         };
-        self.0
+        let done = self
+            .0
             .mutate(|state, now| {
                 if state.remotes.contains_key(&(id.clone(),)) {
                     return Err(Fault::AlreadyExists { name: id.name() });
@@ -92,7 +102,8 @@ impl Remotes {
                 effect.ops.push(secret::put(&self.0.sealer, &Owner::Remote(&id), &password));
                 Ok((fresh.remember(effect, &id.name(), now), ()))
             })
-            .await?;
+            .await;
+        fresh.settle(&self.0, done).await?;
         self.0.read(|state| look(state, &id))
     }
 

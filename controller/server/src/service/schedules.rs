@@ -127,7 +127,7 @@ pub(super) async fn create(plane: &Plane, mut request: v1::CreateScheduleRequest
     };
     let name = ScheduleName { job: job.clone(), schedule: schedule.clone() };
     let parts = (job.clone(), schedule.clone());
-    plane
+    let done = plane
         .mutate(|state, now| {
             let found = find_job(state, &job)?;
             if state.schedules.contains_key(&parts) {
@@ -147,7 +147,8 @@ pub(super) async fn create(plane: &Plane, mut request: v1::CreateScheduleRequest
                 .put(Entry::Cursor(parts.clone(), CursorRecord { settled: now, last: None }));
             Ok((fresh.remember(Effect::from(change), &name.name(), now), ()))
         })
-        .await?;
+        .await;
+    fresh.settle(plane, done).await?;
     look(plane, &name)
 }
 

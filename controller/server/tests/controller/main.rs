@@ -251,8 +251,8 @@ async fn one_pool_is_not_used_as_two() {
     assert_eq!(twin.state(), Stands::Unreachable);
     assert!(twin.state_message.contains("pools/lab"), "the other is not named: {}", twin.state_message);
 
-    // A pool that is away keeps its place; another one there is welcome; and once the first is another pool, or gone, the
-    // second may have its own.
+    // A pool that is away keeps its place; another one there is welcome; and once the first is another pool, or gone,
+    // the second may have its own.
     for (first, second, state) in [("", "one", Stands::Unreachable), ("", "two", Stands::Connected)] {
         agent.pools = vec![enters("lab", first), enters("twin", second)];
         agent.sync(&[]).await.unwrap();

@@ -83,6 +83,29 @@ async fn a_repeated_creation_returns_the_first_answer_and_the_id_of_another_is_r
     is_of_another(&world.pools().create_pool(pool("third", &id)).await.unwrap_err());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn creations_repeated_at_the_same_moment_get_the_same_answer() {
+    let world = World::with_job(0).await;
+    for round in 0..20 {
+        let request = v1::CreateRemoteRequest {
+            remote_id: format!("remote-{round}"),
+            remote: Some(v1::Remote {
+                location: Some(v1::remote::Location::Local(v1::LocalLocation { path: format!("/srv/{round}") })),
+                password: "correct horse battery".to_owned(),
+                ..Default::default()
+            }),
+            request_id: new_id(),
+        };
+        let calls = (0..4).map(|_| {
+            let (mut remotes, request) = (world.remotes(), request.clone());
+            tokio::spawn(async move { remotes.create_remote(request).await })
+        });
+        let answers = futures::future::join_all(calls.collect::<Vec<_>>()).await;
+        let answers: Vec<_> = answers.into_iter().map(|answer| answer.unwrap().unwrap().into_inner()).collect();
+        assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_run_asked_for_twice_at_once_or_later_is_one_run() {
     let world = World::with_job(0).await;

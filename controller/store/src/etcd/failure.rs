@@ -148,8 +148,8 @@ fn of_tls(error: &rustls::Error) -> Option<String> {
     Some(format!("{advice} ({error})"))
 }
 
-/// The same for what a server says of our certificate. In TLS 1.3 it does so after the client believes itself connected,
-/// and then only the words of it come through the HTTP/2 library; but it has read no request by then.
+/// The same for what a server says of our certificate. In TLS 1.3 it does so after the client believes itself
+/// connected, and then only the words of it come through the HTTP/2 library; but it has read no request by then.
 fn of_alert(text: &str) -> Option<String> {
     let (_, alert) = text.split_once("received fatal alert: ")?;
     let advice = match alert {

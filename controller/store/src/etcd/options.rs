@@ -56,10 +56,11 @@ pub struct EtcdIdentity {
 pub struct EtcdTimeouts {
     /// Until a connection to an endpoint stands.
     pub connect: Duration,
-    /// Until an endpoint has answered a request; then another one is tried. Longer than an election of the cluster takes.
+    /// Until an endpoint has answered a request; then another one is tried. Longer than an election of the cluster
+    /// takes.
     pub request: Duration,
-    /// Until a call is given up, whatever was tried for it. A change is begun within its first half, so that there is time to
-    /// learn what became of it.
+    /// Until a call is given up, whatever was tried for it. A change is begun within its first half, so that there is
+    /// time to learn what became of it.
     pub call: Duration,
 }
 

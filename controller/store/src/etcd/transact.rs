@@ -80,8 +80,8 @@ fn safety(txn: &Txn) -> Safety {
     if changes { Safety::Marked } else { Safety::Unmarked }
 }
 
-/// Sends a transaction with a mark, again and again as long as it is certain that it was not done, for half of the time;
-/// the rest is for learning what became of it.
+/// Sends a transaction with a mark, again and again as long as it is certain that it was not done, for half of the
+/// time; the rest is for learning what became of it.
 async fn marked(
     cluster: &Cluster,
     keys: &Keys,
@@ -112,7 +112,8 @@ async fn marked(
                     marks.give_back(taken);
                     return outcome(keys, txn, &response, 1).map(Ok);
                 }
-                // The mark's lease had ended: the transaction failed at the mark, not at what it compares. Dropped here.
+                // The mark's lease had ended: the transaction failed at the mark, not at what it compares. Dropped
+                // here.
             }
             Sent::Answer(answer) => {
                 marks.give_back(taken);

@@ -110,8 +110,8 @@ impl Proxy {
         .await;
     }
 
-    /// Gives the members what is held, on connections whose clients are gone, and waits until one call was answered with
-    /// content.
+    /// Gives the members what is held, on connections whose clients are gone, and waits until one call was answered
+    /// with content.
     pub(crate) async fn deliver_late(&self) {
         let connections: Vec<Arc<Connection>> = self.shared.connections.lock().unwrap().clone();
         for connection in &connections {

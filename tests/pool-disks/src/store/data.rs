@@ -134,7 +134,8 @@ impl SrStore {
     }
 
     /// The 2 MiB blocks, ascending, that an export sends: everything allocated in the chain, or with `base` what is
-    /// allocated in nodes that belong to exactly one of the two chains. Without VHD nodes: the blocks that are not zero.
+    /// allocated in nodes that belong to exactly one of the two chains. Without VHD nodes: the blocks that are not
+    /// zero.
     ///
     /// # Errors
     /// When a disk has no data, or differences are asked of an SR without VHD nodes.

@@ -178,8 +178,8 @@ impl SrStore {
         Ok(size)
     }
 
-    /// Cuts a live disk to a smaller size, rounded up to 2 MiB; returns it. No toolstack does that; administrators do. What
-    /// lay behind the new end is lost, and reads as zeros when the disk grows again.
+    /// Cuts a live disk to a smaller size, rounded up to 2 MiB; returns it. No toolstack does that; administrators do.
+    /// What lay behind the new end is lost, and reads as zeros when the disk grows again.
     ///
     /// # Errors
     /// When the disk would grow, shares blocks with another node, or is read-only.

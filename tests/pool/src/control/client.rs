@@ -145,7 +145,8 @@ impl Client {
         self.ask("disk/copy", &DiskCopy { vdi: vdi.to_owned(), path: path.to_string_lossy().into_owned() }).await
     }
 
-    /// Changes the size of a disk that has no snapshot's data behind it; unlike the toolstack's call also to a smaller one.
+    /// Changes the size of a disk that has no snapshot's data behind it; unlike the toolstack's call also to a smaller
+    /// one.
     pub async fn resize_disk(&self, vdi: &str, size: u64) -> Result<(), ControlError> {
         self.ask("disk/resize", &DiskResize { vdi: vdi.to_owned(), size }).await
     }

@@ -1,4 +1,5 @@
-//! The control interface: how a test prepares the pool, plays the guest, looks behind the scenes and switches faults on.
+//! The control interface: how a test prepares the pool, plays the guest, looks behind the scenes and switches faults
+//! on.
 //!
 //! HTTP and JSON on a loopback port of its own, apart from XAPI: nothing here exists on a real host.
 

@@ -18,8 +18,8 @@ const SNAPSHOT: Duration = Duration::from_millis(1000);
 const CREATE: Duration = Duration::from_millis(300);
 
 /// Brings the records of an SR in line with its storage, as `SR.scan` does: base copies appear and vanish, parents,
-/// sizes and figures are right. The storage is looked at while nobody else writes records: what was seen before another call
-/// changed it would undo what that call wrote.
+/// sizes and figures are right. The storage is looked at while nobody else writes records: what was seen before another
+/// call changed it would undo what that call wrote.
 pub(crate) fn sync_sr(world: &World, sr: &str) {
     let Ok(store) = world.store(sr) else { return };
     world.write(|db| {

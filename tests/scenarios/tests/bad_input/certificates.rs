@@ -1,4 +1,5 @@
-//! Whom a password and a session may be given to: hosts with a certificate that a person, or the pool itself, vouched for.
+//! Whom a password and a session may be given to: hosts with a certificate that a person, or the pool itself, vouched
+//! for.
 
 use anyhow::{Context, Result, ensure};
 use coffer_proto::v1::{Pool, UpdatePoolRequest, pool};

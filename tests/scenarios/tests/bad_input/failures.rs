@@ -11,7 +11,8 @@ use simpool::control::{Fault, SrKind, SrSpec};
 
 use crate::{MIB, next_run_succeeds_and_nothing_is_left, problem_of};
 
-/// The end of a run of two virtual machines of which one is deleted, with its snapshots, while its task is held at a moment.
+/// The end of a run of two virtual machines of which one is deleted, with its snapshots, while its task is held at a
+/// moment.
 async fn run_in_which_one_is_deleted_at(moment: Moment) -> Result<()> {
     let site = Site::start_with(SiteOptions { gated: true, ..Default::default() }).await?;
     let vms = [site.create_vm("one", &[30 * MIB]).await?, site.create_vm("two", &[20 * MIB]).await?];
@@ -79,8 +80,8 @@ async fn machines_and_disks(site: &Site) -> Result<BTreeSet<String>> {
     Ok(vms.values().chain(managed).map(|record| record["uuid"].to_string()).collect())
 }
 
-/// A restore to a storage repository that has no room, or none any more from a moment on, fails and says so. Nothing of it
-/// stays, and with room it succeeds.
+/// A restore to a storage repository that has no room, or none any more from a moment on, fails and says so. Nothing of
+/// it stays, and with room it succeeds.
 async fn a_restore_without_room(small: Option<u64>, full_from: Option<Moment>) -> Result<()> {
     let site = Site::start_with(SiteOptions { gated: true, ..Default::default() }).await?;
     site.hosts

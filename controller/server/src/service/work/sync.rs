@@ -164,8 +164,8 @@ fn refusal(claim: Claim) -> Option<Problem> {
     }
 }
 
-/// The same change, so that of two places that come to one repository, or one pool, at the same moment the second is judged
-/// anew: both write the configuration.
+/// The same change, so that of two places that come to one repository, or one pool, at the same moment the second is
+/// judged anew: both write the configuration.
 fn alone(state: &State, change: Change) -> Change {
     touch_config(change).unchanged_or_absent(Key::Config(), state.configs.get(&()))
 }
